@@ -1,0 +1,135 @@
+package manifest
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Place is where a manifest stands in a repository.
+type Place struct {
+	// Scope is the workspace of the path, or Instance.
+	Scope Workspace
+	// Policy says that the file is below grants/ (a grant or role); otherwise it
+	// is below secrets/.
+	Policy bool
+	// Name that the path promises. Unset for a policy file whose name is odd.
+	Name Name
+	// Part is the file's name without .yaml when the secret is a folder of parts.
+	Part string
+}
+
+// SecretPath is the path of a secret that is one file, slash-separated and
+// relative to the repository.
+func SecretPath(ws Workspace, name Name) string {
+	return scopeFolder(ws) + "/secrets/" + name.String() + ".yaml"
+}
+
+// PolicyPath is the path of a grant or role.
+func PolicyPath(ws Workspace, name Name) string {
+	return scopeFolder(ws) + "/grants/" + name.String() + ".yaml"
+}
+
+func scopeFolder(ws Workspace) string {
+	if ws.IsInstance() {
+		return "instance"
+	}
+	return "workspaces/" + ws.String()
+}
+
+// Locate says what a path of the repository should hold. ours is false for
+// paths outside workspaces/ and instance/, and for README.md and .gitkeep files,
+// which nobody reads. An error means that the file stands where nothing valid
+// can stand; place then still has Scope and Policy if the path tells them.
+func Locate(path string) (place Place, ours bool, err error) {
+	part := strings.Split(path, "/")
+	if base := part[len(part)-1]; base == "README.md" || base == ".gitkeep" {
+		return Place{}, false, nil
+	}
+	var rest []string
+	switch {
+	case len(part) == 0:
+		return Place{}, false, nil
+	case part[0] == instanceName:
+		place.Scope, rest = Instance(), part[1:]
+	case part[0] == "workspaces":
+		if len(part) < 2 {
+			return Place{}, true, fmt.Errorf("is a file; workspaces/ is the folder of the workspaces")
+		}
+		if part[1] == instanceName {
+			return Place{}, true, fmt.Errorf("workspace %q is reserved; instance secrets stand below instance/", instanceName)
+		}
+		ws, err := ParseWorkspace(part[1])
+		if err != nil {
+			return Place{}, true, err
+		}
+		place.Scope, rest = ws, part[2:]
+	default:
+		return Place{}, false, nil
+	}
+	if len(rest) < 2 || rest[0] != "secrets" && rest[0] != "grants" {
+		return place, true, fmt.Errorf("stands outside secrets/ and grants/; move it to %s/secrets/<name>.yaml or %[1]s/grants/<name>.yaml", scopeFolder(place.Scope))
+	}
+	place.Policy = rest[0] == "grants"
+	base, isYAML := strings.CutSuffix(rest[len(rest)-1], ".yaml")
+	if !isYAML {
+		return place, true, fmt.Errorf("does not end in .yaml; rename it or move it elsewhere")
+	}
+	if place.Policy {
+		place.Name, err = ParseName(base)
+		return place, true, err
+	}
+	switch len(rest) {
+	case 2:
+		place.Name, err = ParseName(base)
+	case 3:
+		if place.Name, err = ParseName(rest[1]); err == nil {
+			place.Part = base
+			_, err = ParseKey(base)
+		}
+	default:
+		err = fmt.Errorf("stands too deep; a secret is secrets/<name>.yaml, or its parts are secrets/<name>/<part>.yaml")
+	}
+	return place, true, err
+}
+
+// CheckPlace holds a manifest to where it stands: kind, workspace and name must
+// agree with the path, so that a copied file is never taken for another's.
+func (m *Manifest) CheckPlace(p Place) error {
+	wrong := func(field, format string, args ...any) error {
+		e := &Error{File: m.File, Field: field, Msg: fmt.Sprintf(format, args...)}
+		for i := 0; i+1 < len(m.root.Content); i += 2 {
+			if m.root.Content[i].Value == field {
+				e.Line, e.Column = m.root.Content[i+1].Line, m.root.Content[i+1].Column
+			}
+		}
+		return e
+	}
+	switch {
+	case p.Policy && m.Kind.IsSecret():
+		return wrong("type", "is %s, but the file stands below grants/; move it below secrets/", m.Kind)
+	case !p.Policy && !m.Kind.IsSecret():
+		return wrong("type", "is %s, but the file stands below secrets/; move it below grants/", m.Kind)
+	case !p.Policy && p.Scope.IsInstance() != (m.Kind == KindInstanceSecret):
+		return wrong("type", "is %s, but the file stands below %s/; an instance-secret stands below instance/secrets/, a secret below workspaces/<workspace>/secrets/", m.Kind, scopeFolder(p.Scope))
+	}
+	stated := m.Workspace
+	if stated.IsZero() { // a grant or role that states none
+		stated = Public()
+		if p.Scope.IsInstance() {
+			stated = Instance()
+		}
+	}
+	if stated != p.Scope {
+		return wrong("workspace", "is %s, but the file stands below %s/; seal it for that workspace, or move it", stated, scopeFolder(p.Scope))
+	}
+	if m.Grant != nil && p.Scope.IsInstance() && len(m.Grant.Workspaces) == 0 {
+		return wrong("grant", "names no workspaces; a grant below instance/grants/ lists them under grant.workspaces")
+	}
+	if m.Grant != nil && !p.Scope.IsInstance() && len(m.Grant.Workspaces) > 0 {
+		return wrong("grant", "names workspaces, but stands in one; only a grant below instance/grants/ spans workspaces")
+	}
+	if m.Name != p.Name {
+		return wrong("name", "is %s, but the path says %s; file (or folder of parts) and name must be equal", m.Name, p.Name)
+	}
+	return nil
+}

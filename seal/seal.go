@@ -1,0 +1,342 @@
+// Package seal turns a manifest into a sealed one: SOPS encrypts its values for
+// a workspace's recipients, and a binding ties them to the manifest they stand in.
+//
+// Most callers need [Seal] for a manifest with plaintext values and [Load] for a
+// sealed one, which [Envelope.Open] opens once unseal has found its data key.
+// The package needs public recipients only; private keys, and which of them may
+// open what, are in unseal.
+package seal
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/getsops/sops/v3"
+	"github.com/getsops/sops/v3/age"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
+)
+
+// Options of Seal.
+type Options struct {
+	// Now is the time noted as lastmodified. Required.
+	Now time.Time
+	// ReadFile reads what files: names. Nil refuses manifests with files.
+	ReadFile func(path string) ([]byte, error)
+}
+
+// Seal returns the sealed form of a plaintext manifest, for the recipients given
+// and with a fresh data key. The manifest's nodes are changed and must not be
+// used afterwards. Every value becomes text; what a YAML text cannot carry moves
+// to binaryData.
+func Seal(m *manifest.Manifest, to []workspace.Recipient, opts Options) ([]byte, error) {
+	if !m.Kind.IsSecret() {
+		return nil, fmt.Errorf("%s: is a %s, which has nothing to seal", m.File, m.Kind)
+	}
+	if m.Sealed {
+		return nil, fmt.Errorf("%s: is sealed already; change it with sealward set, or unseal it first", m.File)
+	}
+	if len(to) == 0 {
+		return nil, fmt.Errorf("%s: there is no recipient to seal for", m.File)
+	}
+	values, err := plainValues(m, opts.ReadFile)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckType(m, values); err != nil {
+		return nil, err
+	}
+	asText(m.Node())
+	body := fieldNode(m.Node(), string(m.Kind))
+	for _, section := range []string{"data", "binaryData", "files"} {
+		removeField(body, section)
+	}
+	setNode(m.Node(), m.Workspace.String(), "workspace")
+	if m.Workspace.IsInstance() {
+		removeField(m.Node(), "workspace")
+	}
+	for _, v := range values {
+		section, text := printable(v.Data, v.Binary)
+		setNode(body, text, section, v.Key.String())
+	}
+
+	e := &Envelope{m: m, cipher: newFieldCipher(), dataKey: make([]byte, 32)}
+	if _, err := rand.Read(e.dataKey); err != nil {
+		return nil, err
+	}
+	root, err := branch(m.Node())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.File, err)
+	}
+	e.tree.Branches = sops.TreeBranches{root}
+	if err := e.sealFor(to); err != nil {
+		return nil, err
+	}
+	return e.reseal(opts.Now)
+}
+
+// sealFor encrypts the data key for every recipient.
+func (e *Envelope) sealFor(to []workspace.Recipient) error {
+	silenceSOPS()
+	var group sops.KeyGroup
+	for _, r := range to {
+		k, err := age.MasterKeyFromRecipient(r.String())
+		if err == nil {
+			err = k.Encrypt(e.dataKey)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: the data key could not be sealed for %s", e.m.File, r)
+		}
+		group = append(group, k)
+	}
+	e.tree.Metadata.KeyGroups = []sops.KeyGroup{group}
+	return nil
+}
+
+// plainValues reads data, binaryData and files of a plaintext manifest.
+func plainValues(m *manifest.Manifest, readFile func(string) ([]byte, error)) ([]Value, error) {
+	var out []Value
+	for _, entry := range m.Secret.Entries {
+		v := Value{Key: entry.Key, Data: []byte(entry.Text), Binary: entry.Binary}
+		if entry.Binary {
+			data, err := base64.StdEncoding.Strict().DecodeString(entry.Text)
+			if err != nil {
+				return nil, &manifest.Error{File: m.File, Line: entry.Line, Column: entry.Column, Field: entry.Key.String(), Msg: "is not base64"}
+			}
+			v.Data = data
+		} else if manifest.IsSealedValue(entry.Text) {
+			return nil, &manifest.Error{File: m.File, Line: entry.Line, Column: entry.Column, Field: entry.Key.String(),
+				Msg: "is a sealed value in a manifest that has no sops section; unseal the file it comes from"}
+		}
+		out = append(out, v)
+	}
+	for _, f := range m.Secret.Files {
+		at := func(msg string) error {
+			return &manifest.Error{File: m.File, Line: f.Line, Column: f.Column, Field: string(m.Kind) + ".files." + f.Key.String(), Msg: msg}
+		}
+		if readFile == nil {
+			return nil, at("names a local file, which cannot be read here; seal the manifest as a file")
+		}
+		data, err := readFile(f.Path)
+		if err != nil {
+			return nil, at(err.Error())
+		}
+		out = append(out, Value{Key: f.Key, Data: data})
+	}
+	return out, nil
+}
+
+// asText makes every scalar below n read as text, so that SOPS seals and MACs
+// 0123, 1e3, yes and 1.10 as they are written.
+func asText(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode {
+		n.Tag = "!!str"
+	}
+	for _, c := range n.Content {
+		asText(c)
+	}
+}
+
+// printable chooses the section for a value: data when sops -d can print the
+// text back, binaryData with base64 otherwise.
+func printable(data []byte, binary bool) (section, text string) {
+	if !binary && utf8.Valid(data) && survivesYAML(string(data)) && !manifest.IsSealedValue(string(data)) {
+		return "data", string(data)
+	}
+	return "binaryData", base64.StdEncoding.EncodeToString(data)
+}
+
+// survivesYAML prints s as sops -d does (stores/yaml, treeValueToNode) and reads
+// it back. That printer was seen to turn a leading tab with a newline into null,
+// with exit code 0.
+func survivesYAML(s string) bool {
+	var n yaml.Node
+	if n.Encode(s) != nil {
+		return false
+	}
+	for range 3 { // secret: data: key:
+		n = yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{textNode("k"), new(n)}}
+	}
+	out, err := encodeYAML(&n)
+	if err != nil {
+		return false
+	}
+	var back map[string]map[string]map[string]*string
+	if yaml.Unmarshal(out, &back) != nil {
+		return false
+	}
+	got := back["k"]["k"]["k"]
+	return got != nil && *got == s
+}
+
+// CheckType holds values to what their secret type promises: an image-pull
+// secret has a .dockerconfigjson that parses, and PEM that begins also ends. No
+// error repeats a value.
+func CheckType(m *manifest.Manifest, values []Value) error {
+	bad := func(key, format string, args ...any) error {
+		return &manifest.Error{File: m.File, Field: string(m.Kind) + ".data." + key, Msg: fmt.Sprintf(format, args...)}
+	}
+	switch m.Secret.Type {
+	case manifest.CloudKernelImagePull:
+		for _, v := range values {
+			if v.Key.String() == ".dockerconfigjson" {
+				var config struct {
+					Auths map[string]json.RawMessage `json:"auths"`
+				}
+				if json.Unmarshal(v.Data, &config) != nil || len(config.Auths) == 0 {
+					return bad(".dockerconfigjson", `is not a Docker configuration (JSON with "auths")`)
+				}
+				return nil
+			}
+		}
+		return bad(".dockerconfigjson", "is missing; a secret of type %s holds a Docker configuration there", m.Secret.Type)
+	case manifest.Certificate:
+		for _, v := range values {
+			key := v.Key.String()
+			named := strings.HasSuffix(key, ".pem") || strings.HasSuffix(key, ".crt") || key == "tls.key"
+			if !named && !bytes.Contains(v.Data, []byte("-----BEGIN ")) {
+				continue
+			}
+			if err := checkPEM(v.Data); err != nil {
+				return bad(key, "%s", err)
+			}
+		}
+	}
+	return nil
+}
+
+func checkPEM(data []byte) error {
+	blocks := 0
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		blocks++
+		data = rest
+	}
+	if blocks == 0 || bytes.Contains(data, []byte("-----BEGIN ")) {
+		return errors.New("is not whole PEM (-----BEGIN … -----END …)")
+	}
+	return nil
+}
+
+// Set gives a key of an opened envelope a value, adding the key when it is new,
+// and reports whether that changed anything.
+func (e *Envelope) Set(key manifest.Key, data []byte) (changed bool, err error) {
+	if !e.opened {
+		return false, fmt.Errorf("%s: the envelope is not open", e.m.File)
+	}
+	kind := string(e.m.Kind)
+	section, text := printable(data, false)
+	if old, ok := lookup(e.tree.Branches[0], kind, section, key.String()).(string); ok && old == text {
+		return false, nil
+	}
+	// A key keeps its line when its section stays.
+	if lookup(e.tree.Branches[0], kind, section, key.String()) == nil {
+		if err := e.remove(key); err != nil {
+			return false, err
+		}
+	}
+	root, _ := e.tree.Branches[0].Set([]any{kind, section, key.String()}, text)
+	e.tree.Branches[0] = root
+	// The node gets the text only when it is sealed.
+	setNode(e.m.Node(), "", kind, section, key.String())
+	values, err := e.values()
+	if err != nil {
+		return false, err
+	}
+	return true, CheckType(e.m, values)
+}
+
+// ErrNoKey: the secret has no such key.
+var ErrNoKey = errors.New("no such key")
+
+// Unset removes a key of an opened envelope. The last one cannot be removed.
+func (e *Envelope) Unset(key manifest.Key) error {
+	if !e.opened {
+		return fmt.Errorf("%s: the envelope is not open", e.m.File)
+	}
+	values, err := e.values()
+	if err != nil {
+		return err
+	}
+	var left []Value
+	for _, v := range values {
+		if v.Key != key {
+			left = append(left, v)
+		}
+	}
+	switch {
+	case len(left) == len(values):
+		return fmt.Errorf("%s: %w: %s", e.m.File, ErrNoKey, key)
+	case len(left) == 0:
+		return fmt.Errorf("%s: %s is its only key; remove the file instead", e.m.File, key)
+	}
+	if err := CheckType(e.m, left); err != nil {
+		return err
+	}
+	return e.remove(key)
+}
+
+// remove drops a key from either section, and a section that gets empty.
+func (e *Envelope) remove(key manifest.Key) error {
+	kind := string(e.m.Kind)
+	for _, section := range []string{"data", "binaryData"} {
+		b, ok := lookup(e.tree.Branches[0], kind, section).(sops.TreeBranch)
+		if !ok || lookup(b, key.String()) == nil {
+			continue
+		}
+		path := []any{kind, section, key.String()}
+		if len(b) == 1 {
+			path = path[:2]
+		}
+		root, err := e.tree.Branches[0].Unset(path)
+		if err != nil {
+			return fmt.Errorf("%s: %s cannot be removed", e.m.File, key)
+		}
+		e.tree.Branches[0] = root
+		body := fieldNode(e.m.Node(), kind)
+		if len(path) == 2 {
+			removeField(body, section)
+		} else {
+			removeField(fieldNode(body, section), key.String())
+		}
+	}
+	return nil
+}
+
+// Reseal returns the file of an opened envelope after Set and Unset. The data
+// key and the recipients stay; values that were not set keep their ciphertext.
+// The envelope must not be used afterwards.
+func (e *Envelope) Reseal(now time.Time) ([]byte, error) {
+	if !e.opened {
+		return nil, fmt.Errorf("%s: the envelope is not open", e.m.File)
+	}
+	return e.reseal(now)
+}
+
+// Plaintext prints an opened envelope's manifest as it was before sealing.
+func (e *Envelope) Plaintext(values []Value) ([]byte, error) {
+	root := e.m.Node()
+	removeField(root, "seal")
+	removeField(root, "sops")
+	for _, v := range values {
+		section, text := "data", string(v.Data)
+		if v.Binary {
+			section, text = "binaryData", base64.StdEncoding.EncodeToString(v.Data)
+		}
+		setNode(root, text, string(e.m.Kind), section, v.Key.String())
+	}
+	return encodeYAML(root)
+}
