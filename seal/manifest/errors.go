@@ -13,6 +13,8 @@ type Error struct {
 	Column int
 	Field  string // dotted path, "" when the whole file is meant
 	Msg    string
+	// Leaked says that a value stands in the clear where it should be sealed.
+	Leaked bool
 }
 
 func (e *Error) Error() string {
@@ -48,4 +50,14 @@ func (e Errors) Unwrap() []error {
 		out[i] = err
 	}
 	return out
+}
+
+// Leaked reports that some value stands in the clear.
+func (e Errors) Leaked() bool {
+	for _, err := range e {
+		if err.Leaked {
+			return true
+		}
+	}
+	return false
 }

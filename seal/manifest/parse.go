@@ -289,7 +289,17 @@ func (d *decoder) checkSealed(v *yaml.Node, field string) {
 		d.fail(v, field, "is not a well-formed sealed value; it was edited by hand")
 	default:
 		d.fail(v, field, "%s", leaked)
+		d.errs[len(d.errs)-1].Leaked = true
 	}
+}
+
+// CheckSealed refuses a manifest whose values stand in the clear, which is wrong
+// wherever manifests are committed.
+func (m *Manifest) CheckSealed() error {
+	if m.Sealed || !m.Kind.IsSecret() {
+		return nil
+	}
+	return Errors{{File: m.File, Field: string(m.Kind), Msg: leaked, Leaked: true}}
 }
 
 const leaked = "is not sealed. Treat the value as leaked: rotate the credential at its source, then seal the new one (sealward seal)"

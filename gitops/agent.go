@@ -1,0 +1,264 @@
+// Package gitops is the agent: it follows one branch of a repository and
+// publishes what was merged as snapshots.
+//
+// Most callers need [New], then [Agent.Restore] to serve what was applied last,
+// and [Agent.Run], or [Agent.Sync] for one look. The steps of a sync are: look
+// at the remote's head, fetch, see that it is a fast-forward, compare trees,
+// unseal what changed, make it durable, publish. Git itself is in gitops/source,
+// keys and values in unseal.
+package gitops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/sealward/sealward/gitops/source"
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal"
+	"github.com/sealward/sealward/unseal/keyring"
+	"github.com/sealward/sealward/unseal/store"
+)
+
+// ErrRewound: the branch no longer contains the applied commit. Serving goes on
+// from that commit.
+var ErrRewound = errors.New("the branch was rewound")
+
+// Config of an agent. Mirror, Keyring, Store, Live, Log and Now are required.
+type Config struct {
+	Mirror *source.Mirror
+	// Root is the folder of the repository that holds workspaces/ ("." for the top).
+	Root string
+	// Source names URL, branch and root; a store of another source is not used.
+	Source   string
+	Branch   string
+	Keyring  *keyring.Keyring
+	Store    *store.Store
+	Live     *unseal.Live
+	Log      *slog.Logger
+	Now      func() time.Time
+	Interval time.Duration // between two looks
+	MaxStale time.Duration
+	// AllowUnbound accepts manifests without a binding, unless the repository's
+	// settings require one.
+	AllowUnbound bool
+}
+
+// Agent follows one branch. Its methods are for one goroutine, except Trigger.
+type Agent struct {
+	Config
+	trigger chan struct{}
+
+	// The state of the applied commit. Nothing else writes it.
+	applied source.Hash
+	tree    tree
+	rings   map[manifest.Workspace]ringState
+	sync    unseal.Sync
+
+	// restoring is the commit that the store holds, while Restore applies it.
+	restoring source.Hash
+}
+
+// New makes an agent that has applied nothing yet.
+func New(cfg Config) *Agent {
+	return &Agent{Config: cfg, trigger: make(chan struct{}, 1), tree: newTree(), rings: map[manifest.Workspace]ringState{}}
+}
+
+// Trigger asks Run to look at once. It never blocks.
+func (a *Agent) Trigger() {
+	select {
+	case a.trigger <- struct{}{}:
+	default:
+	}
+}
+
+// Restore publishes the commit that was applied before the restart, without the
+// remote. With nothing to restore it does nothing. The error is of the store and
+// wraps store.ErrDamaged or store.ErrFormat when it should be moved aside.
+func (a *Agent) Restore(ctx context.Context) error {
+	state, err := a.Store.Load(a.ring)
+	if err != nil {
+		return err
+	}
+	if state.Commit == "" || state.Source != a.Source {
+		return nil
+	}
+	for _, ws := range state.Unopened {
+		a.Log.Warn("the keyring no longer opens what the store has of a workspace; it is unsealed anew", "workspace", ws.String())
+	}
+	commit, err := a.Mirror.Commit(plumbing.NewHash(state.Commit))
+	if err != nil {
+		a.Log.Warn("the mirror lacks the applied commit; it is fetched again", "commit", state.Commit, "error", err)
+		return nil
+	}
+	a.tree.restore(state.Records)
+	a.restoring = commit.Hash
+	if err := a.apply(ctx, commit.Hash, nil); err != nil {
+		return fmt.Errorf("restore commit %.12s: %w", state.Commit, err)
+	}
+	return nil
+}
+
+// Sync looks at the remote once and applies what is new. It reports whether a
+// commit was applied.
+func (a *Agent) Sync(ctx context.Context) (bool, error) {
+	changed, err := a.syncOnce(ctx)
+	a.sync.LastLook = a.Now()
+	if err != nil {
+		a.sync.Error = err.Error()
+		a.sync.Failures++
+	} else {
+		a.sync.Error, a.sync.Failures, a.sync.LastSuccess = "", 0, a.sync.LastLook
+	}
+	a.Live.SetSync(a.sync)
+	return changed, err
+}
+
+func (a *Agent) syncOnce(ctx context.Context) (bool, error) {
+	rings := a.changedRings()
+	head, lookErr := a.follow(ctx)
+	if lookErr != nil {
+		head = a.applied // keys may have changed though the remote is away
+	}
+	if head.IsZero() || head == a.applied && len(rings) == 0 {
+		return false, lookErr
+	}
+	if err := a.apply(ctx, head, rings); err != nil {
+		return false, errors.Join(lookErr, err)
+	}
+	return true, lookErr
+}
+
+// follow returns the commit to apply: the remote's head, fetched, if that is a
+// descendant of the applied commit.
+func (a *Agent) follow(ctx context.Context) (source.Hash, error) {
+	head, err := a.Mirror.Look(ctx)
+	if err != nil {
+		return source.Hash{}, err
+	}
+	a.sync.Head = head.String()
+	if head == a.applied {
+		return head, nil
+	}
+	// The branch may have moved on since the look: what was fetched counts.
+	if head, err = a.Mirror.Fetch(ctx); err != nil {
+		return source.Hash{}, err
+	}
+	a.sync.Head = head.String()
+	if a.applied.IsZero() {
+		return head, nil
+	}
+	forward, err := a.Mirror.IsAncestor(ctx, a.applied, head)
+	if err != nil {
+		return source.Hash{}, err
+	}
+	if !forward {
+		return source.Hash{}, fmt.Errorf("branch %s: %w: its head %.12s does not contain the applied commit %.12s, which stays served; push a commit that does, or start anew with an empty state folder if the rewrite was meant",
+			a.Branch, ErrRewound, head, a.applied)
+	}
+	return head, nil
+}
+
+// maxBackoff bounds the wait after failures in a row.
+const maxBackoff = 5 * time.Minute
+
+// Run looks every Interval, with jitter, and at every Trigger, until ctx ends.
+// Failures are logged and retried with growing waits; serving never depends on
+// them.
+func (a *Agent) Run(ctx context.Context) {
+	for {
+		started := a.Now()
+		if _, err := a.Sync(ctx); err != nil && ctx.Err() == nil {
+			a.Log.Error("sync failed; the last applied commit stays served", "error", oneLine(err), "applied", a.appliedText(), "failures", a.sync.Failures)
+		}
+		timer := time.NewTimer(a.wait(a.Now().Sub(started)))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-a.trigger:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// wait until the next look: the interval with a tenth of jitter, so that many
+// agents do not ask at once, and more after failures in a row.
+func (a *Agent) wait(spent time.Duration) time.Duration {
+	d := a.Interval
+	for range min(a.sync.Failures-1, 10) {
+		d = min(2*d, max(maxBackoff, a.Interval))
+	}
+	d += time.Duration((rand.Float64() - 0.5) * 0.2 * float64(d))
+	return max(d-spent, 10*time.Millisecond)
+}
+
+func (a *Agent) appliedText() string {
+	if a.applied.IsZero() {
+		return ""
+	}
+	return a.applied.String()
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// ringState notices that an identity file was changed, without reading it.
+type ringState struct {
+	ring *keyring.Ring
+	err  error
+	size int64
+	mod  time.Time
+}
+
+// ring gives the ring of a workspace as last read.
+func (a *Agent) ring(ws manifest.Workspace) (*keyring.Ring, error) {
+	s, ok := a.rings[ws]
+	if !ok {
+		s = a.readRing(ws)
+		a.rings[ws] = s
+	}
+	return s.ring, s.err
+}
+
+func (a *Agent) readRing(ws manifest.Workspace) ringState {
+	var s ringState
+	if info, err := os.Stat(a.Keyring.Path(ws)); err == nil {
+		s.size, s.mod = info.Size(), info.ModTime()
+	}
+	s.ring, s.err = a.Keyring.Ring(ws)
+	return s
+}
+
+// changedRings reads again the rings whose file changed, came or went, and lists
+// their workspaces.
+func (a *Agent) changedRings() []manifest.Workspace {
+	var out []manifest.Workspace
+	for ws, old := range a.rings {
+		var size int64
+		var mod time.Time
+		if info, err := os.Stat(a.Keyring.Path(ws)); err == nil {
+			size, mod = info.Size(), info.ModTime()
+		}
+		if size != old.size || !mod.Equal(old.mod) {
+			a.rings[ws] = a.readRing(ws)
+			out = append(out, ws)
+			a.Log.Info("the keyring changed", "workspace", ws.String(), "opens", a.rings[ws].err == nil)
+		}
+	}
+	if len(out) > 0 {
+		a.Store.Forget()
+	}
+	return out
+}
+
+// workers unseal in parallel; the work is all computing.
+func workers() int { return max(1, runtime.GOMAXPROCS(0)) }

@@ -1,0 +1,683 @@
+package gitops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+
+	"github.com/sealward/sealward/gitops/source"
+	"github.com/sealward/sealward/seal"
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
+	"github.com/sealward/sealward/unseal"
+	"github.com/sealward/sealward/unseal/access"
+	"github.com/sealward/sealward/unseal/keyring"
+	"github.com/sealward/sealward/unseal/store"
+)
+
+// maxWalk bounds the commits that are searched for who changed a file last.
+const maxWalk = 50_000
+
+// tree is what the agent knows of the files of one commit.
+type tree struct {
+	records  map[manifest.Workspace]map[string]*unseal.Record
+	policies map[manifest.Workspace]map[string]access.File
+	compiled map[manifest.Workspace]*access.Scope
+	problems map[string]unseal.Problem
+	settings workspace.Settings
+}
+
+func newTree() tree {
+	return tree{
+		records:  map[manifest.Workspace]map[string]*unseal.Record{},
+		policies: map[manifest.Workspace]map[string]access.File{},
+		compiled: map[manifest.Workspace]*access.Scope{},
+		problems: map[string]unseal.Problem{},
+	}
+}
+
+func (t *tree) restore(records []*unseal.Record) {
+	for _, r := range records {
+		m := t.records[r.Place.Scope]
+		if m == nil {
+			m = map[string]*unseal.Record{}
+			t.records[r.Place.Scope] = m
+		}
+		m[r.Path] = r
+	}
+}
+
+// clone shares the maps of each scope; edit replaces one before it is changed.
+func (t tree) clone() tree {
+	t.records, t.policies = maps.Clone(t.records), maps.Clone(t.policies)
+	t.compiled, t.problems = maps.Clone(t.compiled), maps.Clone(t.problems)
+	return t
+}
+
+// change is one apply under way: the next tree and what differs from the last.
+type change struct {
+	a    *Agent
+	now  time.Time
+	next tree
+	// edited scopes have maps of their own already.
+	editedRecords  map[manifest.Workspace]bool
+	editedPolicies map[manifest.Workspace]bool
+	// byName finds the files of one secret among those of its scope, before the
+	// change.
+	byName map[manifest.Workspace]map[manifest.Name][]*unseal.Record
+	// open lists the files to unseal, as they stand in the new commit.
+	open map[string]*unseal.Record
+	// verify lists last good contents that must still open: their ring changed.
+	verify  map[string]*unseal.Record
+	deleted []*unseal.Record
+}
+
+// apply makes commit the applied one: it finds out what changed, unseals that,
+// writes it to the store, and publishes. On error nothing has changed, and what
+// is served stays. rings are workspaces whose keys changed.
+func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.Workspace) error {
+	started := time.Now()
+	c := &change{
+		a: a, now: a.Now(), next: a.tree.clone(),
+		editedRecords: map[manifest.Workspace]bool{}, editedPolicies: map[manifest.Workspace]bool{},
+		byName: map[manifest.Workspace]map[manifest.Name][]*unseal.Record{},
+		open:   map[string]*unseal.Record{}, verify: map[string]*unseal.Record{},
+	}
+	info, err := a.Mirror.Commit(commit)
+	if err != nil {
+		return err
+	}
+	if err := c.compare(ctx, commit); err != nil {
+		return err
+	}
+	c.reopen(rings)
+	put, err := c.unseal(ctx, commit)
+	if err != nil {
+		return err
+	}
+	for ws := range c.editedPolicies {
+		c.next.compiled[ws] = access.CompileScope(ws, slices.Collect(maps.Values(c.next.policies[ws])))
+	}
+	if err := a.persist(commit, put, c.deleted); err != nil {
+		return err
+	}
+	a.publish(info, c)
+	a.tree, a.applied = c.next, commit
+	snapshot := a.Live.Current()
+	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", len(c.open), "removed", len(c.deleted),
+		"failing", len(snapshot.Failing()), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
+	for _, r := range put {
+		if r.Failure != nil {
+			a.Log.Warn("a manifest is refused", "path", r.Path, "class", string(r.Failure.Class), "stale", r.Good != nil, "reason", strings.ReplaceAll(r.Failure.Message, "\n", "; "))
+		}
+	}
+	return nil
+}
+
+// persist makes the change durable. A commit that was durable before, as after
+// a restart, is served even when its failing manifests cannot be noted anew.
+func (a *Agent) persist(commit source.Hash, put, deleted []*unseal.Record) error {
+	again := a.applied.IsZero() && a.restoring == commit
+	if again && len(put) == 0 && len(deleted) == 0 {
+		return nil
+	}
+	err := a.Store.Commit(store.Update{Source: a.Source, Commit: commit.String(), Put: a.storable(put), Delete: a.storable(deleted)}, a.ring)
+	if err == nil {
+		err = a.Mirror.SetApplied(commit)
+	}
+	if err != nil && again {
+		a.Log.Warn("the state folder cannot be written; serving what it holds", "error", oneLine(err))
+		return nil
+	}
+	return err
+}
+
+// storable leaves out the records of scopes without a ring: nothing could be
+// encrypted for them, and there is no value to keep.
+func (a *Agent) storable(records []*unseal.Record) []*unseal.Record {
+	return slices.DeleteFunc(slices.Clone(records), func(r *unseal.Record) bool {
+		_, err := a.ring(r.Place.Scope)
+		return err != nil
+	})
+}
+
+// compare takes the files that differ from the applied commit into the change;
+// the first time, all of them.
+func (c *change) compare(ctx context.Context, commit source.Hash) error {
+	a := c.a
+	first := a.applied.IsZero()
+	changes, problems, err := a.Mirror.Diff(ctx, a.applied, commit, a.Root)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, ch := range changes {
+		path := a.inRoot(ch.Path)
+		c.clearProblem(path)
+		if ch.New != nil {
+			seen[path] = true
+		}
+	}
+	for _, p := range problems {
+		c.treeProblem(a.inRoot(p.Path), p)
+	}
+	for _, ch := range changes {
+		path := a.inRoot(ch.Path)
+		if ch.New == nil && slices.ContainsFunc(problems, func(p source.Problem) bool { return p.Covers(ch.Path) }) {
+			c.cover(path)
+			continue
+		}
+		c.file(path, ch.New)
+	}
+	if first {
+		// Records that the store has and the commit does not.
+		for _, records := range c.next.records {
+			for path, r := range records {
+				if !seen[path] {
+					c.remove(r)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// inRoot makes a path of the repository relative to the agent's root.
+func (a *Agent) inRoot(path string) string {
+	if a.Root == "." || a.Root == "" {
+		return path
+	}
+	return strings.TrimPrefix(path, a.Root+"/")
+}
+
+// file takes one changed file into the change; entry is nil when it is gone.
+func (c *change) file(path string, entry *source.Entry) {
+	if path == workspace.SettingsFile {
+		c.settings(entry)
+		return
+	}
+	place, ours, err := manifest.Locate(path)
+	switch {
+	case !ours:
+	case place.Policy:
+		c.policyFile(path, place, entry)
+	case err != nil:
+		if entry != nil {
+			c.next.problems[path] = unseal.Problem{Path: path, Class: unseal.FailPlace, Message: fmt.Sprintf("%s: %s", path, err)}
+		}
+	default:
+		c.secretFile(path, place, entry)
+	}
+}
+
+func (c *change) secretFile(path string, place manifest.Place, entry *source.Entry) {
+	old := c.next.records[place.Scope][path]
+	switch {
+	case entry == nil:
+		if old != nil {
+			c.remove(old)
+		}
+	case old != nil && old.Blob == entry.Hash.String() && old.Failure == nil:
+		// Restored from the store, and unchanged.
+	default:
+		r := &unseal.Record{Path: path, Place: place, Blob: entry.Hash.String()}
+		if old != nil {
+			r.Good = old.Good
+		}
+		if entry.Mode != filemode.Regular && entry.Mode != filemode.Executable {
+			r.Failure = &unseal.Failure{Class: unseal.FailPlace, Message: path + ": is a symbolic link or submodule; a manifest must be a plain file"}
+		}
+		c.open[path] = r
+		c.siblings(r)
+	}
+}
+
+// filesOf lists the files that a secret had before the change.
+func (c *change) filesOf(ws manifest.Workspace, name manifest.Name) []*unseal.Record {
+	if c.byName[ws] == nil {
+		c.byName[ws] = map[manifest.Name][]*unseal.Record{}
+		for _, r := range c.a.tree.records[ws] {
+			c.byName[ws][r.Place.Name] = append(c.byName[ws][r.Place.Name], r)
+		}
+	}
+	return c.byName[ws][name]
+}
+
+// siblings looks again at the files of the same secret that were refused only
+// because they disagreed with another: that one may be what changes now.
+func (c *change) siblings(r *unseal.Record) {
+	for _, other := range c.filesOf(r.Place.Scope, r.Place.Name) {
+		if other.Path != r.Path && other.Failure != nil && other.Failure.Class == unseal.FailConflict && c.open[other.Path] == nil && c.next.records[r.Place.Scope][other.Path] != nil {
+			again := *other
+			again.Failure = nil
+			c.open[other.Path] = &again
+		}
+	}
+}
+
+func (c *change) remove(r *unseal.Record) {
+	c.deleted = append(c.deleted, r)
+	delete(c.records(r.Place.Scope), r.Path)
+	c.siblings(r)
+}
+
+// records is the map of a scope for writing.
+func (c *change) records(ws manifest.Workspace) map[string]*unseal.Record {
+	if !c.editedRecords[ws] {
+		c.editedRecords[ws] = true
+		if c.next.records[ws] = maps.Clone(c.next.records[ws]); c.next.records[ws] == nil {
+			c.next.records[ws] = map[string]*unseal.Record{}
+		}
+	}
+	return c.next.records[ws]
+}
+
+func (c *change) policies(ws manifest.Workspace) map[string]access.File {
+	if !c.editedPolicies[ws] {
+		c.editedPolicies[ws] = true
+		if c.next.policies[ws] = maps.Clone(c.next.policies[ws]); c.next.policies[ws] == nil {
+			c.next.policies[ws] = map[string]access.File{}
+		}
+	}
+	return c.next.policies[ws]
+}
+
+// policyFile parses a grant or role. What cannot be read as an allow closes its
+// scope, because it may be a deny.
+func (c *change) policyFile(path string, place manifest.Place, entry *source.Entry) {
+	files := c.policies(place.Scope)
+	delete(files, path)
+	delete(c.next.problems, path)
+	if entry == nil {
+		return
+	}
+	m, closes, err := c.readPolicy(path, place, entry)
+	if err == nil {
+		files[path] = access.File{Path: path, Manifest: m}
+		return
+	}
+	files[path] = access.File{Path: path, Closes: closes}
+	p := unseal.Problem{Path: path, Class: unseal.FailManifest, Message: err.Error()}
+	if closes {
+		p.Closes = place.Scope.String()
+		p.Message += "\nUntil it is mended or removed, reads of " + closedText(place.Scope) + " are refused (policy-broken): it may be a deny."
+	} else {
+		p.Message += "\nIt grants nothing until it is mended."
+	}
+	c.next.problems[path] = p
+}
+
+func closedText(ws manifest.Workspace) string {
+	if ws.IsInstance() {
+		return "the whole instance"
+	}
+	return "workspace " + ws.String()
+}
+
+func (c *change) readPolicy(path string, place manifest.Place, entry *source.Entry) (m *manifest.Manifest, closes bool, err error) {
+	if entry.Mode != filemode.Regular && entry.Mode != filemode.Executable {
+		return nil, true, fmt.Errorf("%s: is a symbolic link or submodule; a grant or role must be a plain file", path)
+	}
+	data, err := c.a.Mirror.ReadBlob(entry.Hash, manifest.MaxSize)
+	if err != nil {
+		return nil, true, fmt.Errorf("%s: %w", path, err)
+	}
+	if m, err = manifest.Parse(path, data); err == nil {
+		if place.Name.IsZero() { // an odd name: Locate says what is wrong with it
+			_, _, err = manifest.Locate(path)
+			err = fmt.Errorf("%s: %w", path, err)
+		} else {
+			err = m.CheckPlace(place)
+		}
+	}
+	return m, err != nil && !manifest.IsAllowGrant(data), err
+}
+
+// settings reads the repository's own settings. Broken ones count as the
+// strictest: they can only tighten.
+func (c *change) settings(entry *source.Entry) {
+	old := c.next.settings
+	c.next.settings = workspace.Settings{}
+	delete(c.next.problems, workspace.SettingsFile)
+	if entry != nil {
+		data, err := c.a.Mirror.ReadBlob(entry.Hash, manifest.MaxSize)
+		if err == nil {
+			c.next.settings, err = workspace.ParseSettings(data)
+		}
+		if err != nil {
+			c.next.settings = workspace.Settings{Binding: "required"}
+			c.next.problems[workspace.SettingsFile] = unseal.Problem{Path: workspace.SettingsFile, Class: unseal.FailManifest, Message: err.Error()}
+		}
+	}
+	if c.next.settings != old && c.a.AllowUnbound {
+		// What was accepted or refused without a binding is judged again.
+		for _, records := range c.next.records {
+			for path, r := range records {
+				if c.open[path] == nil && (r.Failure != nil || !r.Good.Bound) {
+					again := *r
+					again.Failure = nil
+					c.open[path] = &again
+				}
+			}
+		}
+	}
+}
+
+// treeProblem: an entry that Git itself should not hold. Below grants/ it may
+// hide a deny.
+func (c *change) treeProblem(path string, p source.Problem) {
+	problem := unseal.Problem{Path: path, Class: unseal.FailPlace, Message: p.Error()}
+	if ws, closes := closedBy(path); closes {
+		c.policies(ws)[path] = access.File{Path: path, Closes: true}
+		problem.Closes = ws.String()
+	}
+	c.next.problems[path] = problem
+}
+
+func (c *change) clearProblem(path string) {
+	if _, had := c.next.problems[path]; !had {
+		return
+	}
+	delete(c.next.problems, path)
+	if ws, closes := closedBy(path); closes {
+		delete(c.policies(ws), path)
+	}
+}
+
+// closedBy says which policy a broken path may hide.
+func closedBy(path string) (manifest.Workspace, bool) {
+	part := strings.Split(path, "/")
+	switch {
+	case part[0] == "workspaces" && len(part) >= 2:
+		ws, err := manifest.ParseWorkspace(part[1])
+		if err != nil {
+			return manifest.Workspace{}, false
+		}
+		return ws, len(part) == 2 || part[2] == "grants"
+	case path == "." || part[0] == "workspaces":
+		return manifest.Instance(), true
+	case part[0] == "instance":
+		return manifest.Instance(), len(part) == 1 || part[1] == "grants"
+	}
+	return manifest.Workspace{}, false
+}
+
+// cover keeps the last good content of a file that a broken tree hides.
+func (c *change) cover(path string) {
+	place, ours, err := manifest.Locate(path)
+	if !ours || err != nil || place.Policy {
+		return
+	}
+	if old := c.next.records[place.Scope][path]; old != nil {
+		r := *old
+		r.Failure = &unseal.Failure{Class: unseal.FailPlace, Message: path + ": stands in a folder that Git could not list without doubt; see problems"}
+		c.open[path] = &r
+	}
+}
+
+// reopen judges everything of workspaces whose ring changed again. What the ring
+// no longer opens is not served any more.
+func (c *change) reopen(rings []manifest.Workspace) {
+	for _, ws := range rings {
+		for path, r := range c.next.records[ws] {
+			if c.open[path] == nil {
+				again := *r
+				again.Failure = nil
+				c.open[path] = &again
+			}
+		}
+		for path, r := range c.open {
+			if r.Place.Scope == ws && r.Good != nil && r.Good.Provenance.Blob != r.Blob {
+				c.verify[path] = r
+			}
+		}
+	}
+}
+
+// unseal opens every listed file, in parallel, and returns the new records.
+func (c *change) unseal(ctx context.Context, commit source.Hash) ([]*unseal.Record, error) {
+	records := slices.SortedFunc(maps.Values(c.open), func(a, b *unseal.Record) int { return strings.Compare(a.Path, b.Path) })
+	for _, r := range records { // rings are read here, by one goroutine
+		_, _ = c.a.ring(r.Place.Scope)
+	}
+	contents := make([]*unseal.Content, len(records))
+	work := make(chan int)
+	var wg sync.WaitGroup
+	for range workers() {
+		wg.Go(func() {
+			for i := range work {
+				contents[i] = c.openRecord(records[i])
+			}
+		})
+	}
+	for i := range records {
+		if ctx.Err() != nil {
+			break
+		}
+		work <- i
+	}
+	close(work)
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := c.provenance(ctx, commit, records, contents); err != nil {
+		return nil, err
+	}
+	c.conflicts(records, contents)
+	for i, r := range records {
+		if r.Failure == nil {
+			r.Good = contents[i]
+		} else if old := c.next.records[r.Place.Scope][r.Path]; old != nil && old.Failure != nil {
+			r.Failure.Since = old.Failure.Since
+		} else {
+			r.Failure.Since = c.now
+		}
+		c.records(r.Place.Scope)[r.Path] = r
+	}
+	return records, nil
+}
+
+// openRecord opens one file and notes in r why it does not open. With a changed
+// ring it also drops a last good content that does not open any more.
+func (c *change) openRecord(r *unseal.Record) *unseal.Content {
+	ring, ringErr := c.ringOf(r)
+	if c.verify[r.Path] != nil {
+		if _, failure := c.openBlob(r, r.Good.Provenance.Blob, ring, ringErr); failure != nil {
+			r.Good = nil
+		}
+	}
+	if r.Failure != nil {
+		return nil
+	}
+	content, failure := c.openBlob(r, r.Blob, ring, ringErr)
+	r.Failure = failure
+	if failure == nil {
+		return content
+	}
+	if failure.Class == unseal.FailNoKey && (ringErr != nil || r.Good != nil && r.Good.Provenance.Blob == r.Blob) {
+		r.Good = nil // the workspace's identity left the ring
+	}
+	return nil
+}
+
+func (c *change) ringOf(r *unseal.Record) (*keyring.Ring, error) {
+	s := c.a.rings[r.Place.Scope] // only read here: several goroutines do
+	return s.ring, s.err
+}
+
+func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, ringErr error) (*unseal.Content, *unseal.Failure) {
+	fail := func(class unseal.FailureClass, err error) (*unseal.Content, *unseal.Failure) {
+		return nil, &unseal.Failure{Class: class, Message: short(err)}
+	}
+	data, err := c.a.Mirror.ReadBlob(plumbing.NewHash(blob), manifest.MaxSize)
+	if errors.Is(err, source.ErrTooLarge) {
+		return fail(unseal.FailTooLarge, fmt.Errorf("%s: %w", r.Path, err))
+	}
+	if err != nil {
+		return fail(unseal.FailRead, fmt.Errorf("%s: %w", r.Path, err))
+	}
+	m, err := manifest.Parse(r.Path, data)
+	if err == nil {
+		err = m.CheckSealed()
+	}
+	if err != nil {
+		var errs manifest.Errors
+		if errors.As(err, &errs) && errs.Leaked() {
+			return fail(unseal.FailNotSealed, err)
+		}
+		return fail(unseal.FailManifest, err)
+	}
+	if err := m.CheckPlace(r.Place); err != nil {
+		return fail(unseal.FailPlace, err)
+	}
+	if ringErr != nil {
+		return fail(unseal.FailNoKey, fmt.Errorf("%s: %w", r.Path, ringErr))
+	}
+	o, err := unseal.Open(m, ring, unseal.Options{AllowUnbound: c.a.AllowUnbound && !c.next.settings.BindingRequired()})
+	switch {
+	case errors.Is(err, unseal.ErrNotRecipient):
+		return fail(unseal.FailNoKey, err)
+	case errors.Is(err, seal.ErrUnbound):
+		return fail(unseal.FailUnbound, err)
+	case err != nil:
+		return fail(unseal.FailTampered, err)
+	}
+	content := &unseal.Content{
+		Provenance: unseal.Provenance{Path: r.Path, Blob: blob},
+		ID:         m.ID(), Kind: m.Kind, Version: m.Version, Type: m.Secret.Type, ACL: m.Secret.ACL,
+		Layer: m.Layer, Tags: m.Tags, Desc: m.Description, Owner: m.Owner, Bound: o.Bound,
+	}
+	for _, v := range o.Values {
+		content.Values = append(content.Values, unseal.Value{Key: v.Key.String(), Binary: v.Binary, Data: v.Data})
+	}
+	return content, nil
+}
+
+// short keeps the first of many errors of one file.
+func short(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) > 3 {
+		lines = append(lines[:3], fmt.Sprintf("and %d more", len(lines)-3))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// provenance asks Git once for all opened files which commit gave them their
+// content.
+func (c *change) provenance(ctx context.Context, commit source.Hash, records []*unseal.Record, contents []*unseal.Content) error {
+	var paths []string
+	for i, r := range records {
+		if contents[i] == nil {
+			continue
+		}
+		if r.Good != nil && r.Good.Provenance.Blob == r.Blob && r.Good.Provenance.Commit != "" {
+			contents[i].Provenance = r.Good.Provenance
+			continue
+		}
+		paths = append(paths, c.a.inRepository(r.Path))
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	found, err := c.a.Mirror.LastChanges(ctx, c.a.applied, commit, paths, maxWalk)
+	if err != nil {
+		return err
+	}
+	for i, r := range records {
+		if contents[i] == nil || contents[i].Provenance.Commit != "" {
+			continue
+		}
+		if last, ok := found[c.a.inRepository(r.Path)]; ok {
+			p := &contents[i].Provenance
+			p.Commit, p.Author, p.Time = last.Hash.String(), last.Author, last.AuthorTime.UTC()
+		}
+	}
+	return nil
+}
+
+func (a *Agent) inRepository(path string) string {
+	if a.Root == "." || a.Root == "" {
+		return path
+	}
+	return a.Root + "/" + path
+}
+
+// conflicts refuses the changed files of a secret that disagree with each other
+// or with its other files; the secret stays at its last good content.
+func (c *change) conflicts(records []*unseal.Record, contents []*unseal.Content) {
+	type secret struct {
+		ws   manifest.Workspace
+		name manifest.Name
+	}
+	changed := map[secret][]int{}
+	for i, r := range records {
+		if contents[i] != nil {
+			s := secret{r.Place.Scope, r.Place.Name}
+			changed[s] = append(changed[s], i)
+		}
+	}
+	for s, list := range changed {
+		type member struct {
+			path    string
+			part    bool
+			content *unseal.Content
+		}
+		var members []member
+		for _, r := range c.filesOf(s.ws, s.name) {
+			if r.Good != nil && c.open[r.Path] == nil && c.next.records[s.ws][r.Path] != nil {
+				members = append(members, member{r.Path, r.Place.Part != "", r.Good})
+			}
+		}
+		for _, i := range list {
+			members = append(members, member{records[i].Path, records[i].Place.Part != "", contents[i]})
+		}
+		slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.path, b.path) })
+		var why string
+		keys := map[string]string{}
+		for _, m := range members {
+			first := members[0]
+			switch {
+			case m.part != first.part:
+				why = fmt.Sprintf("%s and %s: a secret is one file or one folder of parts, not both; remove one", first.path, m.path)
+			case m.content.Type != first.content.Type || m.content.ACL != first.content.ACL:
+				why = fmt.Sprintf("%s and %s: parts of one secret must repeat its type and acl", first.path, m.path)
+			}
+			for _, v := range m.content.Values {
+				if other, twice := keys[v.Key]; twice {
+					why = fmt.Sprintf("%s and %s: key %s stands in both parts; remove it from one", other, m.path, v.Key)
+				}
+				keys[v.Key] = m.path
+			}
+		}
+		if why != "" {
+			for _, i := range list {
+				records[i].Failure = &unseal.Failure{Class: unseal.FailConflict, Message: why}
+			}
+		}
+	}
+}
+
+// publish builds the snapshot and makes it the current one.
+func (a *Agent) publish(info source.Commit, c *change) {
+	scopes := a.Live.Current().Scopes()
+	for ws := range c.next.records {
+		if c.editedRecords[ws] || scopes[ws] == nil {
+			scopes[ws] = unseal.NewScope(ws, c.next.records[ws])
+		}
+	}
+	s := unseal.Snapshot{
+		Commit: info.Hash.String(), Branch: a.Branch, Time: info.CommitTime.UTC(), Applied: c.now.UTC(), MaxStale: a.MaxStale,
+		Policy:   access.New(c.next.compiled),
+		Problems: slices.SortedFunc(maps.Values(c.next.problems), func(a, b unseal.Problem) int { return strings.Compare(a.Path, b.Path) }),
+	}
+	a.Live.Publish(s.WithScopes(scopes))
+}

@@ -1,0 +1,275 @@
+package workspace
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/sealward/sealward/seal/manifest"
+)
+
+// Repository is a folder with a .sops.yaml: a sealed repository's work tree.
+type Repository struct{ dir string }
+
+// ErrNoRepository: there is no sealed repository around a folder.
+var ErrNoRepository = errors.New("no sealed repository")
+
+// FindRepository looks for .sops.yaml in dir and the folders above it.
+func FindRepository(dir string) (*Repository, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(abs); err != nil {
+		return nil, fmt.Errorf("repository: %w", err)
+	}
+	for at := abs; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(filepath.Join(at, RulesFile)); err == nil {
+			return &Repository{dir: at}, nil
+		}
+		if at == filepath.Dir(at) {
+			return nil, fmt.Errorf("%w: neither %s nor a folder above it has a %s; make one with sealward init, or name it with --repo", ErrNoRepository, abs, RulesFile)
+		}
+	}
+}
+
+// The files that InitRepository writes, beside .sops.yaml.
+const (
+	emptyRules = `# Who each workspace's secrets are sealed for. The first rule whose path_regex
+# matches a file decides, for sealward and for sops alike.
+# sealward workspace create NAME adds a rule.
+creation_rules: []
+`
+	attributes = `workspaces/*/secrets/** diff=sealward merge=sealward
+instance/secrets/** diff=sealward merge=sealward
+`
+	usersReadme = `# Secrets, sealed
+
+The values in this repository are encrypted. A change to a secret is a pull
+request like any other; nobody needs a private key to review it.
+
+| where | what |
+| --- | --- |
+| ` + "`workspaces/<workspace>/secrets/`" + ` | the secrets of one workspace |
+| ` + "`workspaces/<workspace>/grants/`" + ` | who may read them: grants and roles |
+| ` + "`instance/`" + ` | secrets and grants of the whole instance |
+| ` + "`.sops.yaml`" + ` | for whom each workspace is sealed |
+
+Add a secret (the value comes from standard input, never from the command line):
+
+    sealward create secret NAME -w WORKSPACE --type key-value --acl r --from-file KEY=-
+
+Change one value, then commit and open a pull request:
+
+    sealward set WORKSPACE/NAME KEY
+
+Never commit a value in the clear. If it happened, treat it as leaked: change it
+at its source first.
+`
+)
+
+// InitRepository makes dir a sealed repository and lists the files it wrote.
+// What is there already stays as it is.
+func InitRepository(dir string) (*Repository, []string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(abs, 0o777); err != nil {
+		return nil, nil, err
+	}
+	r := &Repository{dir: abs}
+	var wrote []string
+	for _, f := range []struct{ name, content string }{
+		{RulesFile, emptyRules},
+		{".gitattributes", attributes},
+		{"README.md", usersReadme},
+		{"workspaces/.gitkeep", ""},
+		{"instance/secrets/.gitkeep", ""},
+		{"instance/grants/.gitkeep", ""},
+	} {
+		if _, err := os.Lstat(filepath.Join(abs, f.name)); err == nil {
+			continue
+		}
+		if err := r.Write(f.name, []byte(f.content)); err != nil {
+			return nil, wrote, err
+		}
+		wrote = append(wrote, f.name)
+	}
+	return r, wrote, nil
+}
+
+// Dir is the absolute path of the folder.
+func (r *Repository) Dir() string { return r.dir }
+
+// Rel makes a file's path relative to the repository, with slashes; ok is false
+// for a file outside it.
+func (r *Repository) Rel(file string) (rel string, ok bool) {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return "", false
+	}
+	rel, err = filepath.Rel(r.dir, abs)
+	if err != nil || !filepath.IsLocal(rel) {
+		return "", false
+	}
+	return filepath.ToSlash(rel), true
+}
+
+// Contains reports that dir is the repository or inside it, also through
+// symbolic links. dir need not exist.
+func (r *Repository) Contains(dir string) bool {
+	repo := resolve(r.dir)
+	at := resolve(dir)
+	rel, err := filepath.Rel(repo, at)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// resolve follows the symbolic links of the part of a path that exists.
+func resolve(p string) string {
+	p, err := filepath.Abs(p)
+	if err != nil {
+		return p
+	}
+	rest := ""
+	for at := p; ; at = filepath.Dir(at) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if at == filepath.Dir(at) {
+			return p
+		}
+		rest = filepath.Join(filepath.Base(at), rest)
+	}
+}
+
+// Read reads a file of the repository; a link that leads out of it is refused.
+func (r *Repository) Read(rel string) ([]byte, error) {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	info, err := root.Lstat(filepath.FromSlash(rel))
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: is not a plain file", rel)
+	}
+	if info.Size() > manifest.MaxSize {
+		return nil, fmt.Errorf("%s: has %d bytes; a manifest may have at most %d", rel, info.Size(), manifest.MaxSize)
+	}
+	return root.ReadFile(filepath.FromSlash(rel))
+}
+
+// Write replaces or makes a file of the repository whole, with its folders.
+func (r *Repository) Write(rel string, data []byte) error {
+	file := filepath.Join(r.dir, filepath.FromSlash(rel))
+	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+		return err
+	}
+	if !r.Contains(filepath.Dir(file)) {
+		return fmt.Errorf("%s: leads out of the repository through a link", rel)
+	}
+	return WriteFile(file, data, 0o666)
+}
+
+// WriteFile replaces a file whole: what it held, or data, is there at any
+// moment. An existing file keeps its permissions.
+func WriteFile(file string, data []byte, perm fs.FileMode) (err error) {
+	if info, err := os.Stat(file); err == nil {
+		perm = info.Mode().Perm()
+	}
+	// os.CreateTemp would make it 0600 whatever the umask says.
+	tmp := filepath.Join(filepath.Dir(file), fmt.Sprintf(".%s.tmp-%d", filepath.Base(file), os.Getpid()))
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(tmp)
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(tmp, file); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Rules reads .sops.yaml.
+func (r *Repository) Rules() (*Rules, error) {
+	data, err := r.Read(RulesFile)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRules(data)
+}
+
+// Settings reads sealward.yaml, or gives the defaults where there is none.
+func (r *Repository) Settings() (Settings, error) {
+	data, err := r.Read(SettingsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Settings{}, nil
+	}
+	if err != nil {
+		return Settings{}, err
+	}
+	return ParseSettings(data)
+}
+
+// Files lists the files below workspaces/ and instance/, sorted, those that no
+// manifest can be included.
+func (r *Repository) Files() ([]string, error) {
+	var out []string
+	for _, top := range []string{"instance", "workspaces"} {
+		err := filepath.WalkDir(filepath.Join(r.dir, top), func(file string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil || d.IsDir() {
+				return err
+			}
+			rel, _ := r.Rel(file)
+			// Left over from a write that was interrupted, or an editor's.
+			if base := path.Base(rel); strings.HasPrefix(base, ".") && strings.Contains(base, ".tmp-") {
+				return nil
+			}
+			if _, ours, _ := manifest.Locate(rel); ours {
+				out = append(out, rel)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// FindSecret gives the path of the one file of a secret. A secret of several
+// parts, and one that is missing, are errors.
+func (r *Repository) FindSecret(ws manifest.Workspace, name manifest.Name) (string, error) {
+	rel := manifest.SecretPath(ws, name)
+	if _, err := os.Lstat(filepath.Join(r.dir, rel)); err == nil {
+		return rel, nil
+	}
+	if info, err := os.Stat(strings.TrimSuffix(filepath.Join(r.dir, rel), ".yaml")); err == nil && info.IsDir() {
+		return "", fmt.Errorf("%s/%s is kept in parts (%s/), which can only be read so far, not changed", ws, name, strings.TrimSuffix(rel, ".yaml"))
+	}
+	return "", fmt.Errorf("there is no secret %s in workspace %s (%s); sealward get secrets -w %s lists them", name, ws, rel, ws)
+}

@@ -1,0 +1,313 @@
+package audit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Event is what a record tells of; the set is closed.
+type Event string
+
+// Read, List, Start and Stop are appended by callers. Unauthenticated comes from
+// [Log.Unauthenticated] and Torn from [Open]; Append refuses both.
+const (
+	Read            Event = "read"
+	List            Event = "list"
+	Unauthenticated Event = "unauthenticated"
+	Torn            Event = "torn"
+	Start           Event = "start"
+	Stop            Event = "stop"
+)
+
+// Decision is the answer a read or list got.
+type Decision string
+
+const (
+	Allow Decision = "allow"
+	Deny  Decision = "deny"
+)
+
+// The reasons that [Log.Unauthenticated] counts by. The set is closed so that a
+// flood of invented reasons cannot grow the record; anything else is Other.
+const (
+	NoCredential  = "no-credential"
+	Malformed     = "malformed"
+	UnknownToken  = "unknown"
+	Expired       = "expired"
+	NotYetValid   = "not-yet-valid"
+	BadSignature  = "signature"
+	WrongIssuer   = "issuer"
+	WrongAudience = "audience"
+	RateLimited   = "rate-limited"
+	Unavailable   = "unavailable" // whoever checks credentials could not be asked
+	Other         = "other"
+)
+
+// Record is one line of the log. The order of the fields here is the order in the
+// file; empty ones are left out, except the first three and Prev. Nothing in it is
+// meant for a value, and what could be a value's hiding place is narrow: Reason and
+// Method are single words, Commit and Blob hexadecimal, the rest is short and printable.
+type Record struct {
+	Seq   uint64    `json:"seq"`  // 1, 2, 3 ...; filled by Append
+	Time  time.Time `json:"time"` // RFC 3339 with nanoseconds, UTC; filled by Append
+	Event Event     `json:"event"`
+
+	Decision Decision `json:"decision,omitempty"`
+	Reason   string   `json:"reason,omitempty"` // one word of [a-z0-9-], else recorded as "other"
+	Status   int      `json:"status,omitempty"` // the HTTP status of the answer
+
+	Subject    string   `json:"subject,omitempty"`
+	Roles      []string `json:"roles,omitempty"`      // at most 32, then "+n more"
+	Credential string   `json:"credential,omitempty"` // id of the token, never the token
+	Method     string   `json:"method,omitempty"`     // one word: token, oidc, kubernetes, tls
+	Remote     string   `json:"remote,omitempty"`     // host; a port is dropped
+
+	Workspace string   `json:"workspace,omitempty"`
+	Name      string   `json:"name,omitempty"`
+	Keys      []string `json:"keys,omitempty"`
+
+	Grant string `json:"grant,omitempty"` // path of the grant file that decided
+	Role  string `json:"role,omitempty"`  // the role through which it applied
+
+	Commit string `json:"commit,omitempty"`
+	Path   string `json:"path,omitempty"`
+	Blob   string `json:"blob,omitempty"`
+
+	// An aggregate: how many calls since when, by reason.
+	Count   uint64            `json:"count,omitempty"`
+	Reasons map[string]uint64 `json:"reasons,omitempty"`
+	Since   time.Time         `json:"since,omitzero"`
+
+	Torn string `json:"torn,omitempty"` // SHA-256 of the bytes a crash left before this record
+	Prev string `json:"prev"`           // SHA-256 of the record before, its newline excluded; filled by Append
+}
+
+const (
+	maxRecord = 64 << 10 // a line without its newline
+
+	maxText       = 253  // names, subjects, roles, keys, hosts
+	maxPath       = 1024 // paths in the repository
+	maxWord       = 64
+	maxCredential = 64 // of a JWT passed here by mistake, too little to be one
+	maxRoles      = 32
+
+	// With the bounds above, a record with this much of keys stays below maxRecord.
+	keysPerRecord = 32 << 10
+	keysPerAppend = 1 << 20
+)
+
+// genesis is the Prev of the first record.
+const genesis = "0000000000000000000000000000000000000000000000000000000000000000"
+
+// prepare returns r as it may be written: checked, cut, printable, sharing no memory
+// with the caller. Keys that do not fit into one record go on in the next, because
+// a list cut short would be a read that nobody recorded.
+func prepare(r Record) ([]Record, error) {
+	switch r.Event {
+	case Read, List:
+		if r.Decision != Allow && r.Decision != Deny {
+			return nil, fmt.Errorf("audit record: a %s needs the decision allow or deny; this is an error in the caller", r.Event)
+		}
+	case Start, Stop:
+	default:
+		return nil, errors.New("audit record: Append takes the events read, list, start and stop; this is an error in the caller")
+	}
+	for _, id := range []string{r.Commit, r.Blob} {
+		if !isObjectID(id) {
+			return nil, errors.New("audit record: commit and blob must be hexadecimal object ids; this is an error in the caller")
+		}
+	}
+
+	keys := make([]string, len(r.Keys))
+	total := 0
+	for i, k := range r.Keys {
+		keys[i] = clean(k, maxText)
+		total += keyCost(keys[i])
+	}
+	if total > keysPerAppend {
+		return nil, fmt.Errorf("audit record: %d keys are too many for one read; read them in several", len(keys))
+	}
+
+	base := Record{
+		Event:      r.Event,
+		Decision:   r.Decision,
+		Reason:     word(r.Reason),
+		Status:     r.Status,
+		Subject:    clean(r.Subject, maxText),
+		Roles:      cleanRoles(r.Roles),
+		Credential: clean(r.Credential, maxCredential),
+		Method:     word(r.Method),
+		Remote:     clean(host(r.Remote), maxText),
+		Workspace:  clean(r.Workspace, maxText),
+		Name:       clean(r.Name, maxText),
+		Grant:      clean(r.Grant, maxPath),
+		Role:       clean(r.Role, maxText),
+		Commit:     r.Commit,
+		Path:       clean(r.Path, maxPath),
+		Blob:       r.Blob,
+	}
+	var recs []Record
+	for {
+		n, cost := 0, 0
+		for n < len(keys) && cost+keyCost(keys[n]) <= keysPerRecord {
+			cost += keyCost(keys[n])
+			n++
+		}
+		rec := base
+		if n > 0 {
+			rec.Keys = keys[:n:n]
+		}
+		recs = append(recs, rec)
+		if keys = keys[n:]; len(keys) == 0 {
+			return recs, nil
+		}
+	}
+}
+
+// keyCost is the most a clean key takes in JSON: of printable text only the quote and
+// the backslash are escaped.
+func keyCost(k string) int { return 2*len(k) + len(`"",`) }
+
+// clean makes caller's text printable and cuts it to max bytes. Control characters
+// would be escaped by JSON anyway; the ones that turn text around or hide it would not.
+func clean(s string, max int) string {
+	// The text may be huge and hostile: look at no more of it than can be kept.
+	cut := len(s) > max
+	if cut {
+		s = s[:max]
+	}
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, s)
+	const mark = "…"
+	if cut || len(s) > max {
+		for n := min(len(s), max-len(mark)); ; n-- {
+			if n == len(s) || utf8.RuneStart(s[n]) {
+				return s[:n] + mark
+			}
+		}
+	}
+	return s
+}
+
+func cleanRoles(roles []string) []string {
+	var out []string
+	for i, r := range roles {
+		if i == maxRoles-1 && len(roles) > maxRoles {
+			return append(out, fmt.Sprintf("+%d more", len(roles)-i))
+		}
+		out = append(out, clean(r, maxText))
+	}
+	return out
+}
+
+func word(s string) string {
+	ok := len(s) <= maxWord
+	for i := 0; ok && i < len(s); i++ {
+		c := s[i]
+		ok = c == '-' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z'
+	}
+	if !ok {
+		return Other
+	}
+	return s
+}
+
+func host(remote string) string {
+	if h, _, err := net.SplitHostPort(remote); err == nil {
+		return h
+	}
+	return remote
+}
+
+// isObjectID also accepts none: not every read has reached an object.
+func isObjectID(s string) bool {
+	return s == "" || (len(s) == 40 || len(s) == 64) && isHex(s)
+}
+
+func isHex(s string) bool {
+	return strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// place is a point in the chain: the last record's number and hash.
+type place struct {
+	seq  uint64
+	hash string
+}
+
+// extend links r to the chain at p and appends its line to buf.
+func extend(buf []byte, p place, r *Record, now time.Time) ([]byte, place, error) {
+	r.Seq, r.Prev = p.seq+1, p.hash
+	// Round drops the monotonic reading, so that what Append returns equals what is read back.
+	r.Time = now.UTC().Round(0)
+	line, err := encode(*r)
+	if err != nil {
+		return buf, p, err
+	}
+	return append(append(buf, line...), '\n'), place{r.Seq, hashOf(line)}, nil
+}
+
+// encode gives the one spelling of a record, without newline.
+func encode(r Record) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // a name full of < must not grow sixfold
+	if err := enc.Encode(r); err != nil {
+		return nil, fmt.Errorf("audit record: %w", err)
+	}
+	line := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	if len(line) > maxRecord {
+		return nil, fmt.Errorf("audit record: %d bytes, more than %d", len(line), maxRecord)
+	}
+	return line, nil
+}
+
+var (
+	errNotRecord = errors.New("is not a record")
+	errSpelling  = errors.New("is not spelled as this log spells a record")
+)
+
+// decode accepts exactly what encode writes. Its errors quote nothing: the line may
+// be anything.
+func decode(line []byte) (Record, error) {
+	// The quick look is for Open and Verify on megabytes of something else.
+	if len(line) > maxRecord || !bytes.HasPrefix(line, []byte(`{"seq":`)) {
+		return Record{}, errNotRecord
+	}
+	var r Record
+	dec := json.NewDecoder(bytes.NewReader(line))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&r); err != nil {
+		return Record{}, errNotRecord
+	}
+	switch r.Event {
+	case Read, List, Unauthenticated, Torn, Start, Stop:
+	default:
+		return Record{}, errNotRecord
+	}
+	// Duplicate keys, other escapes, other orders, trailing bytes, another time zone:
+	// all of them differ from what would have been written.
+	r.Time, r.Since = r.Time.UTC(), r.Since.UTC()
+	again, err := encode(r)
+	if err != nil || !bytes.Equal(again, line) {
+		return Record{}, errSpelling
+	}
+	return r, nil
+}
+
+func hashOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,89 @@
+package unseal
+
+import (
+	"time"
+
+	"github.com/sealward/sealward/seal/manifest"
+)
+
+// Record is what is kept of one manifest file of the applied commit: its last
+// good content, and why its present content is not that.
+type Record struct {
+	Path  string
+	Place manifest.Place
+	// Blob is the Git blob that stands at Path in the applied commit.
+	Blob string
+	// Good is the content that is served; nil when the file never opened.
+	Good *Content
+	// Failure says why Blob did not open; nil when Good is of Blob.
+	Failure *Failure
+}
+
+// Stale reports that an older content than the committed one is served.
+func (r *Record) Stale() bool { return r.Failure != nil && r.Good != nil }
+
+// Content of one manifest that was opened. It never changes.
+type Content struct {
+	Provenance Provenance
+	ID         string // DataOS's NAME:VERSION:TYPE[:WORKSPACE]
+	Kind       manifest.Kind
+	Version    string
+	Type       manifest.SecretType
+	ACL        manifest.ACL
+	Layer      string
+	Tags       []string
+	Desc       string
+	Owner      string
+	// Bound is false for a manifest of plain sops, where those are allowed.
+	Bound  bool
+	Values []Value
+}
+
+// Value is one key and its plaintext.
+type Value struct {
+	Key    string
+	Binary bool // it stood in binaryData, so it need not be text
+	Data   []byte
+}
+
+// String hides the value from every way of printing that asks for a string.
+func (v Value) String() string { return v.Key + "=(hidden)" }
+
+// GoString is String, for %#v.
+func (v Value) GoString() string { return v.String() }
+
+// Provenance tells where a content comes from.
+type Provenance struct {
+	Path string
+	Blob string
+	// Commit is the newest commit that gave Path this content, with its author
+	// and time.
+	Commit string
+	Author string
+	Time   time.Time
+	// Signer is who signed the commit, when signatures are verified.
+	Signer string
+}
+
+// Failure says why a manifest is not served as committed. No field holds a value.
+type Failure struct {
+	Since   time.Time
+	Class   FailureClass
+	Message string // with file, field and what to do
+}
+
+// FailureClass is a closed set, so that it can label a metric.
+type FailureClass string
+
+// The classes.
+const (
+	FailManifest  FailureClass = "manifest"   // the file breaks a rule of its form
+	FailPlace     FailureClass = "place"      // it stands where it may not
+	FailNoKey     FailureClass = "no-key"     // the ring has no key for it
+	FailTampered  FailureClass = "tampered"   // it is not as it was sealed
+	FailUnbound   FailureClass = "unbound"    // it has no binding
+	FailNotSealed FailureClass = "not-sealed" // values stand in the clear
+	FailConflict  FailureClass = "conflict"   // two files disagree about one secret
+	FailTooLarge  FailureClass = "too-large"
+	FailRead      FailureClass = "unreadable" // the mirror cannot give it
+)

@@ -1,0 +1,52 @@
+package serve
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// maxLimited bounds the memory that callers can make the server keep.
+const maxLimited = 16_384
+
+// limiter keeps a token bucket for each key.
+type limiter struct {
+	perSecond float64
+	now       func() time.Time
+
+	mu      sync.Mutex
+	buckets map[string]*rate.Limiter
+}
+
+func newLimiter(perSecond float64, now func() time.Time) *limiter {
+	return &limiter{perSecond: perSecond, now: now, buckets: map[string]*rate.Limiter{}}
+}
+
+func (l *limiter) allow(key string) bool {
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.buckets[key]
+	if b == nil {
+		if len(l.buckets) >= maxLimited {
+			l.forget(now)
+		}
+		b = rate.NewLimiter(rate.Limit(l.perSecond), max(1, int(2*l.perSecond)))
+		l.buckets[key] = b
+	}
+	return b.AllowN(now, 1)
+}
+
+// forget drops the buckets that are full again, which limit nobody; if that is
+// not enough, all: a flood from very many addresses is not held by buckets.
+func (l *limiter) forget(now time.Time) {
+	for k, b := range l.buckets {
+		if b.TokensAt(now) >= float64(b.Burst()) {
+			delete(l.buckets, k)
+		}
+	}
+	if len(l.buckets) >= maxLimited {
+		clear(l.buckets)
+	}
+}

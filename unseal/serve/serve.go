@@ -1,0 +1,557 @@
+// Package serve answers reads over HTTP: it authenticates the caller, asks
+// access, writes the audit, and only then hands a value out.
+//
+// Most callers need [New] for the handler and [ListenAndServe] to run it. What
+// is served is published through an unseal.Live; this package only reads it.
+package serve
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal"
+	"github.com/sealward/sealward/unseal/access"
+	"github.com/sealward/sealward/unseal/audit"
+)
+
+// auditor is what serving needs of an audit.Log.
+type auditor interface {
+	Append(context.Context, audit.Record) (audit.Record, error)
+	Unauthenticated(reason string)
+	Head() (seq uint64, hash string)
+}
+
+// Config of a server. Live, Audit, Tokens, Now and Log are required.
+type Config struct {
+	Live   *unseal.Live
+	Audit  auditor
+	Tokens *Tokens
+	Now    func() time.Time
+	Log    *slog.Logger
+	Limits Limits
+	// Version is shown in the status.
+	Version string
+}
+
+// Limits of what callers may ask a second. Zero values mean the defaults.
+type Limits struct {
+	PerIdentity float64 // requests a second of one identity; default 10,000
+	PerAddress  float64 // failed authentications a second of one address; default 10
+}
+
+type server struct {
+	Config
+	identities *limiter
+	addresses  *limiter
+	started    time.Time
+}
+
+// New returns the handler of all addresses under /v1, and of /healthz and
+// /readyz.
+func New(cfg Config) http.Handler {
+	s := &server{Config: cfg, started: cfg.Now()}
+	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 10_000), cfg.Now)
+	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", s.ready)
+	for _, base := range []string{"/v1/workspaces/{workspace}/secrets", "/v1/instance/secrets"} {
+		mux.HandleFunc("GET "+base, s.authenticated(s.list))
+		mux.HandleFunc("GET "+base+"/{name}", s.authenticated(s.readSecret))
+		mux.HandleFunc("GET "+base+"/{name}/keys/{key}", s.authenticated(s.readKey))
+	}
+	mux.HandleFunc("GET /v1/status", s.authenticated(s.status))
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusNotFound, "no-such-address", "there is nothing at this address; the API is under /v1")
+	})
+	return s.guard(mux)
+}
+
+func orDefault(v, def float64) float64 {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// guard sets what every answer carries, and keeps a panic's text, which could
+// hold a value, out of the log.
+func (s *server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if p := recover(); p != nil {
+				s.Log.Error("a request handler panicked", "path", r.Pattern, "type", fmt.Sprintf("%T", p))
+				writeError(w, http.StatusInternalServerError, "internal", "the server failed; see its log")
+			}
+		}()
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'")
+		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// request is one authenticated request.
+type request struct {
+	*http.Request
+	caller   Caller
+	snapshot *unseal.Snapshot
+	now      time.Time
+	// What is asked for. valid says that the names are names at all; the zero
+	// values are denied like any other.
+	workspace manifest.Workspace
+	name      manifest.Name
+	key       manifest.Key
+	valid     bool
+}
+
+func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		now := s.Now()
+		bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		caller, err := s.Tokens.Authenticate(bearer, now)
+		if err != nil {
+			var auth *AuthError
+			reason := audit.Other
+			if errors.As(err, &auth) {
+				reason = auth.Reason
+			}
+			if !s.addresses.allow(host(r)) {
+				s.Audit.Unauthenticated(audit.RateLimited)
+				tooMany(w)
+				return
+			}
+			s.Audit.Unauthenticated(reason)
+			w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
+			writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create)")
+			return
+		}
+		if !s.identities.allow(caller.User.String()) {
+			s.Audit.Unauthenticated(audit.RateLimited)
+			tooMany(w)
+			return
+		}
+		req := &request{Request: r, caller: caller, snapshot: s.Live.Current(), now: now}
+		req.parse()
+		next(w, req)
+	}
+}
+
+func tooMany(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "1")
+	writeError(w, http.StatusTooManyRequests, "rate-limited", "too many requests; try again in a second")
+}
+
+func host(r *http.Request) string {
+	h, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return h
+}
+
+func (r *request) parse() {
+	var err1, err2, err3 error
+	r.workspace = manifest.Instance()
+	if !strings.HasPrefix(r.URL.Path, "/v1/instance/") {
+		r.workspace, err1 = manifest.ParseWorkspace(r.PathValue("workspace"))
+	}
+	if n := r.PathValue("name"); n != "" {
+		r.name, err2 = manifest.ParseName(n)
+	}
+	if k := r.PathValue("key"); k != "" {
+		r.key, err3 = manifest.ParseKey(k)
+	}
+	r.valid = err1 == nil && err2 == nil && err3 == nil
+}
+
+// record starts the audit record of a request.
+func (r *request) record(event audit.Event, d access.Decision, status int) audit.Record {
+	rec := audit.Record{
+		Event: event, Decision: audit.Deny, Reason: string(d.Reason), Status: status,
+		Subject: r.caller.User.String(), Credential: r.caller.Credential, Method: r.caller.Method, Remote: r.RemoteAddr,
+		Workspace: r.workspace.String(), Name: r.name.String(), Grant: d.Grant, Commit: r.snapshot.Commit,
+	}
+	if d.Allowed {
+		rec.Decision = audit.Allow
+	}
+	for _, role := range r.caller.Roles {
+		rec.Roles = append(rec.Roles, role.String())
+	}
+	if _, isRole := d.Subject.Role(); isRole {
+		rec.Role = d.Subject.String()
+	}
+	if k := r.key.String(); k != "" {
+		rec.Keys = []string{k}
+	}
+	return rec
+}
+
+// answer audits a decision and, when there is no value to send, sends the
+// answer. It reports whether the caller may go on and write the value.
+//
+// The record is durable before anything leaves: after a crash the log may name a
+// read that never arrived, but misses none that did.
+func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) bool {
+	if _, err := s.Audit.Append(r.Context(), rec); err != nil {
+		s.Log.Error("the audit cannot be written, so nothing is served", "error", err)
+		writeError(w, http.StatusServiceUnavailable, "audit-unavailable", "the audit log cannot be written, so nothing is served; tell the operator")
+		return false
+	}
+	switch rec.Status {
+	case http.StatusOK:
+		return true
+	case http.StatusNotFound:
+		writeError(w, rec.Status, "not-found", "there is no such secret or key")
+	default:
+		if rec.Reason == string(access.PolicyBroken) {
+			writeError(w, rec.Status, "policy-broken", "the grants of this workspace are broken, so all its reads are refused; see sealward agent's status")
+			return false
+		}
+		// The same for a secret that is not there and one that is not permitted.
+		writeError(w, rec.Status, "denied", "no grant allows this, or there is no such secret")
+	}
+	return false
+}
+
+// snapshotReady answers for an agent that has applied nothing yet.
+func (s *server) snapshotReady(w http.ResponseWriter, r *request) bool {
+	if r.snapshot != nil {
+		return true
+	}
+	w.Header().Set("Retry-After", "5")
+	writeError(w, http.StatusServiceUnavailable, "not-ready", "no commit has been applied yet; try again")
+	return false
+}
+
+func (s *server) readKey(w http.ResponseWriter, r *request) {
+	if !s.snapshotReady(w, r) {
+		return
+	}
+	d := access.Decision{Reason: access.NoGrant}
+	if r.valid {
+		d = r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now).Key(r.key)
+	}
+	if !d.Allowed {
+		s.answer(w, r, r.record(audit.Read, d, http.StatusForbidden))
+		return
+	}
+	part, value := find(r)
+	if part == nil {
+		s.answer(w, r, r.record(audit.Read, d, http.StatusNotFound))
+		return
+	}
+	rec := r.record(audit.Read, d, http.StatusOK)
+	rec.Path, rec.Blob = part.Path, part.Good.Provenance.Blob
+	if !s.answer(w, r, rec) {
+		return
+	}
+	h, p := w.Header(), part.Good.Provenance
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Sealward-Generation", r.snapshot.Commit)
+	h.Set("Sealward-Commit", p.Commit)
+	h.Set("Sealward-Path", p.Path)
+	h.Set("Sealward-Blob", p.Blob)
+	h.Set("Sealward-Author", headerText(p.Author))
+	if p.Signer != "" {
+		h.Set("Sealward-Signer", headerText(p.Signer))
+	}
+	if part.Stale() {
+		h.Set("Sealward-Stale-Since", part.Failure.Since.UTC().Format(time.RFC3339))
+	}
+	_, _ = w.Write(value.Data)
+}
+
+// headerText keeps names of people printable: a header is one line of bytes.
+func headerText(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f {
+			return '?'
+		}
+		return c
+	}, s)
+}
+
+func find(r *request) (*unseal.Record, *unseal.Value) {
+	sec, ok := r.snapshot.Secret(r.workspace, r.name, r.now)
+	if !ok {
+		return nil, nil
+	}
+	for _, part := range sec.Parts {
+		for i, v := range part.Good.Values {
+			if v.Key == r.key.String() {
+				return part, &part.Good.Values[i]
+			}
+		}
+	}
+	return nil, nil
+}
+
+// SecretJSON is the answer to reading one secret.
+type SecretJSON struct {
+	Metadata
+	Data       map[string]string `json:"data,omitempty"`
+	BinaryData map[string][]byte `json:"binaryData,omitempty"` // base64
+	Provenance []ProvenanceJSON  `json:"provenance"`
+}
+
+// Metadata of a secret: everything but keys and values.
+type Metadata struct {
+	Name        string     `json:"name"`
+	Workspace   string     `json:"workspace,omitempty"`
+	Kind        string     `json:"kind"`
+	Version     string     `json:"version"`
+	Type        string     `json:"type"`
+	ACL         string     `json:"acl"`
+	Layer       string     `json:"layer,omitempty"`
+	Tags        []string   `json:"tags,omitempty"`
+	Description string     `json:"description,omitempty"`
+	Owner       string     `json:"owner,omitempty"`
+	Generation  string     `json:"generation"`           // the applied commit
+	StaleSince  *time.Time `json:"staleSince,omitempty"` // an older content is served since then
+}
+
+// ProvenanceJSON says where some keys come from.
+type ProvenanceJSON struct {
+	Keys   []string  `json:"keys"`
+	Path   string    `json:"path"`
+	Blob   string    `json:"blob"`
+	Commit string    `json:"commit,omitempty"`
+	Author string    `json:"author,omitempty"`
+	Time   time.Time `json:"time,omitzero"`
+	Signer string    `json:"signer,omitempty"`
+}
+
+func metadata(snapshot *unseal.Snapshot, sec *unseal.Secret) Metadata {
+	c := sec.Parts[0].Good
+	m := Metadata{
+		Name: sec.Name.String(), Kind: string(c.Kind), Version: c.Version, Type: string(c.Type), ACL: string(c.ACL),
+		Layer: c.Layer, Tags: c.Tags, Description: c.Desc, Owner: c.Owner, Generation: snapshot.Commit,
+	}
+	if !sec.Scope.IsInstance() {
+		m.Workspace = sec.Scope.String()
+	}
+	for _, p := range sec.Parts {
+		if p.Stale() && (m.StaleSince == nil || p.Failure.Since.Before(*m.StaleSince)) {
+			since := p.Failure.Since.UTC()
+			m.StaleSince = &since
+		}
+	}
+	return m
+}
+
+func (s *server) readSecret(w http.ResponseWriter, r *request) {
+	if !s.snapshotReady(w, r) {
+		return
+	}
+	var may access.Access
+	if r.valid {
+		may = r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now)
+	}
+	d := may.Any()
+	if !d.Allowed {
+		s.answer(w, r, r.record(audit.Read, d, http.StatusForbidden))
+		return
+	}
+	sec, ok := r.snapshot.Secret(r.workspace, r.name, r.now)
+	rec := r.record(audit.Read, d, http.StatusOK)
+	var out SecretJSON
+	if ok {
+		out = SecretJSON{Metadata: metadata(r.snapshot, sec), Data: map[string]string{}, BinaryData: map[string][]byte{}}
+		for _, part := range sec.Parts {
+			from := part.Good.Provenance
+			p := ProvenanceJSON{Path: from.Path, Blob: from.Blob, Commit: from.Commit, Author: from.Author, Time: from.Time, Signer: from.Signer}
+			for _, v := range part.Good.Values {
+				key, err := manifest.ParseKey(v.Key)
+				if err != nil || !may.Key(key).Allowed {
+					continue
+				}
+				p.Keys = append(p.Keys, v.Key)
+				if v.Binary {
+					out.BinaryData[v.Key] = v.Data
+				} else {
+					out.Data[v.Key] = string(v.Data)
+				}
+			}
+			if len(p.Keys) > 0 {
+				out.Provenance = append(out.Provenance, p)
+				rec.Keys = append(rec.Keys, p.Keys...)
+			}
+		}
+		if len(sec.Parts) == 1 {
+			rec.Path, rec.Blob = sec.Parts[0].Path, sec.Parts[0].Good.Provenance.Blob
+		}
+	}
+	if len(out.Provenance) == 0 {
+		// No such secret, or none of its keys is the caller's: the same answer.
+		s.answer(w, r, r.record(audit.Read, d, http.StatusNotFound))
+		return
+	}
+	if s.answer(w, r, rec) {
+		writeJSON(w, out)
+	}
+}
+
+// ListJSON is the answer to listing a workspace.
+type ListJSON struct {
+	Generation string     `json:"generation"`
+	Secrets    []Metadata `json:"secrets"`
+}
+
+func (s *server) list(w http.ResponseWriter, r *request) {
+	if !s.snapshotReady(w, r) {
+		return
+	}
+	d := access.Decision{Reason: access.NoGrant}
+	if r.valid {
+		d = r.snapshot.Policy.MayList(r.caller.Identity, r.workspace, r.now)
+	}
+	if !d.Allowed {
+		s.answer(w, r, r.record(audit.List, d, http.StatusForbidden))
+		return
+	}
+	out := ListJSON{Generation: r.snapshot.Commit, Secrets: []Metadata{}}
+	for _, name := range r.snapshot.Names(r.workspace, r.now) {
+		if !r.snapshot.Policy.List(r.caller.Identity, r.workspace, name, r.now).Allowed {
+			continue
+		}
+		if sec, ok := r.snapshot.Secret(r.workspace, name, r.now); ok {
+			out.Secrets = append(out.Secrets, metadata(r.snapshot, sec))
+		}
+	}
+	if s.answer(w, r, r.record(audit.List, d, http.StatusOK)) {
+		writeJSON(w, out)
+	}
+}
+
+func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
+	if s.Live.Current() == nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, "no commit has been applied yet")
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+// StatusJSON is the answer of /v1/status. Failing and Problems show only the
+// workspaces in which the caller may list something; the counts are of all.
+type StatusJSON struct {
+	Version  string        `json:"version"`
+	Branch   string        `json:"branch,omitempty"`
+	Commit   string        `json:"commit,omitempty"` // the applied commit
+	Applied  time.Time     `json:"applied,omitzero"`
+	Secrets  int           `json:"secrets"`
+	Sync     SyncJSON      `json:"sync"`
+	Audit    AuditJSON     `json:"audit"`
+	Counts   CountsJSON    `json:"counts"`
+	Failing  []FailingJSON `json:"failing"`
+	Problems []ProblemJSON `json:"problems"`
+}
+
+// SyncJSON tells how following the branch goes.
+type SyncJSON struct {
+	Head        string    `json:"head,omitempty"` // of the remote, when last seen
+	LastLook    time.Time `json:"lastLook,omitzero"`
+	LastSuccess time.Time `json:"lastSuccess,omitzero"`
+	Error       string    `json:"error,omitempty"`
+	Failures    int       `json:"failures"` // in a row
+}
+
+// AuditJSON is the head of the audit chain, for sealward audit verify --head.
+type AuditJSON struct {
+	Seq  uint64 `json:"seq"`
+	Head string `json:"head"`
+}
+
+// CountsJSON counts what is not served as committed.
+type CountsJSON struct {
+	Failing  int `json:"failing"`
+	Stale    int `json:"stale"`
+	Problems int `json:"problems"`
+}
+
+// FailingJSON is one manifest that is not served as committed.
+type FailingJSON struct {
+	Path   string    `json:"path"`
+	Class  string    `json:"class"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+	Stale  bool      `json:"stale"` // its last good content is served
+}
+
+// ProblemJSON is one file that was refused and belongs to no secret.
+type ProblemJSON struct {
+	Path   string `json:"path"`
+	Class  string `json:"class"`
+	Reason string `json:"reason"`
+	Closes string `json:"closes,omitempty"` // the scope whose reads are refused because of it
+}
+
+func (s *server) status(w http.ResponseWriter, r *request) {
+	sync := s.Live.Sync()
+	out := StatusJSON{Version: s.Version, Failing: []FailingJSON{}, Problems: []ProblemJSON{},
+		Sync: SyncJSON{Head: sync.Head, LastLook: sync.LastLook, LastSuccess: sync.LastSuccess, Error: sync.Error, Failures: sync.Failures}}
+	out.Audit.Seq, out.Audit.Head = s.Audit.Head()
+	if snap := r.snapshot; snap != nil {
+		out.Branch, out.Commit, out.Applied, out.Secrets = snap.Branch, snap.Commit, snap.Applied, snap.Count()
+		seen := map[manifest.Workspace]bool{}
+		sees := func(ws manifest.Workspace) bool {
+			may, asked := seen[ws]
+			if !asked {
+				d := snap.Policy.MayList(r.caller.Identity, ws, r.now)
+				may = d.Allowed || d.Reason == access.PolicyBroken
+				seen[ws] = may
+			}
+			return may
+		}
+		for _, f := range snap.Failing() {
+			out.Counts.Failing++
+			if f.Stale() {
+				out.Counts.Stale++
+			}
+			if sees(f.Place.Scope) {
+				out.Failing = append(out.Failing, FailingJSON{Path: f.Path, Class: string(f.Failure.Class), Reason: f.Failure.Message, Since: f.Failure.Since.UTC(), Stale: f.Stale()})
+			}
+		}
+		for _, p := range snap.Problems {
+			out.Counts.Problems++
+			if place, _, _ := manifest.Locate(p.Path); place.Scope.IsZero() || sees(place.Scope) {
+				out.Problems = append(out.Problems, ProblemJSON{Path: p.Path, Class: string(p.Class), Reason: p.Message, Closes: p.Closes})
+			}
+		}
+	}
+	writeJSON(w, out)
+}
+
+// ErrorJSON is every answer that is not a result.
+type ErrorJSON struct {
+	Error struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+}
+
+func writeError(w http.ResponseWriter, status int, code, message string) {
+	var e ErrorJSON
+	e.Error.Code, e.Error.Message = code, message
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(e)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v)
+}
