@@ -61,9 +61,8 @@ func Seal(m *manifest.Manifest, to []workspace.Recipient, opts Options) ([]byte,
 	for _, section := range []string{"data", "binaryData", "files"} {
 		removeField(body, section)
 	}
-	setNode(m.Node(), m.Workspace.String(), "workspace")
-	if m.Workspace.IsInstance() {
-		removeField(m.Node(), "workspace")
+	if err := PlaceIn(m, m.Workspace); err != nil { // "public" is written out
+		return nil, err
 	}
 	for _, v := range values {
 		section, text := printable(v.Data, v.Binary)

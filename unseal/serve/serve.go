@@ -203,7 +203,10 @@ func (r *request) record(event audit.Event, d access.Decision, status int) audit
 // The record is durable before anything leaves: after a crash the log may name a
 // read that never arrived, but misses none that did.
 func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) bool {
-	if _, err := s.Audit.Append(r.Context(), rec); err != nil {
+	// A caller that hangs up is recorded all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 15*time.Second)
+	defer cancel()
+	if _, err := s.Audit.Append(ctx, rec); err != nil {
 		s.Log.Error("the audit cannot be written, so nothing is served", "error", err)
 		writeError(w, http.StatusServiceUnavailable, "audit-unavailable", "the audit log cannot be written, so nothing is served; tell the operator")
 		return false

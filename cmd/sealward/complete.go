@@ -1,0 +1,78 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealward/sealward/seal/manifest"
+)
+
+type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// completeWorkspaces offers the workspaces of the repository.
+func (a *app) completeWorkspaces(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	repo, err := a.repository()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	rules, err := repo.Rules()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for _, ws := range rules.Workspaces() {
+		out = append(out, ws.String())
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeSecrets offers WS/NAME for the first argument, and then the keys of
+// that secret.
+func (a *app) completeSecrets(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	repo, err := a.repository()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	files, err := repo.Files()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for _, file := range files {
+		place, _, err := manifest.Locate(file)
+		if err != nil || place.Policy {
+			continue
+		}
+		id := place.Scope.String() + "/" + place.Name.String()
+		switch len(args) {
+		case 0:
+			out = append(out, id)
+		case 1:
+			if id != args[0] {
+				continue
+			}
+			if data, err := repo.Read(file); err == nil {
+				if m, err := manifest.Parse(file, data); err == nil {
+					for _, e := range m.Secret.Entries {
+						out = append(out, e.Key.String())
+					}
+				}
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// fixed offers a closed set.
+func fixed(words ...string) completer {
+	return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		var out []string
+		for _, w := range words {
+			if strings.HasPrefix(w, prefix) {
+				out = append(out, w)
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,223 @@
+// Command sealward keeps a team's secrets in Git, sealed.
+//
+// main alone turns errors into exit codes; every other file is one command: its
+// flags, one call, what it prints.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealward/sealward/seal"
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
+	"github.com/sealward/sealward/unseal"
+	"github.com/sealward/sealward/unseal/client"
+	"github.com/sealward/sealward/unseal/keyring"
+)
+
+// Exit codes that scripts may rely on.
+const (
+	exitFailed   = 1
+	exitUsage    = 2
+	exitDenied   = 4
+	exitUnsealed = 5
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Getenv: os.Getenv})
+	stop()
+	os.Exit(code)
+}
+
+// deps is what a command needs of the world.
+type deps struct {
+	In     io.Reader
+	Out    io.Writer
+	Err    io.Writer
+	Now    func() time.Time
+	Getenv func(string) string
+}
+
+// app is deps and the flags of every command.
+type app struct {
+	deps
+	repo    string
+	keyring string
+}
+
+// usageError is a wrong argument or configuration.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func run(ctx context.Context, args []string, d deps) int {
+	a := &app{deps: d}
+	started := false
+	root := a.root()
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	root.SetArgs(args)
+	root.SetIn(d.In)
+	root.SetOut(d.Out)
+	root.SetErr(d.Err)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if !started {
+		// cobra refused the flags or arguments.
+		err = usagef("%w (sealward --help)", err)
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(d.Err, "sealward:", line)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	var tamper *seal.TamperError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated):
+		return exitDenied
+	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, keyring.ErrNoRing), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
+		return exitUnsealed
+	default:
+		return exitFailed
+	}
+}
+
+// errUnsealable marks other reasons why a sealed manifest is not opened.
+var errUnsealable = errors.New("not unsealed")
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "sealward",
+		Short: "Secrets in Git, sealed: changed by pull request, served to those a grant names",
+		Long: `sealward keeps secrets in Git, sealed with SOPS for one workspace each. A change
+is a pull request; an agent follows the branch and serves each value only to
+identities that hold read permission.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 4 permission
+denied, 5 cannot be unsealed (no key, tampered).`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.PersistentFlags().StringVar(&a.repo, "repo", "", "sealed repository (default: the one around the current folder)")
+	root.PersistentFlags().StringVar(&a.keyring, "keyring", "", "folder of private keys (default: $SEALWARD_KEYRING, or sealward/keys in the user's configuration)")
+	_ = root.MarkPersistentFlagDirname("repo")
+	_ = root.MarkPersistentFlagDirname("keyring")
+	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"look", "Look:"}, {"run", "Run:"}} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+	}
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.sealCmd(), a.setCmd(), a.unsetCmd())
+	add("look", a.getCmd(), a.unsealCmd(), a.schemaCmd())
+	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())
+	root.AddCommand(a.versionCmd())
+	return root
+}
+
+// group refuses a command that is only a name for others, instead of showing
+// help with exit code 0.
+func group(c *cobra.Command) *cobra.Command {
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef("%q is no command of %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
+		}
+		return usagef("which one? see %s --help", c.CommandPath())
+	}
+	return c
+}
+
+func (a *app) repository() (*workspace.Repository, error) {
+	dir := a.repo
+	if dir == "" {
+		dir = "."
+	}
+	r, err := workspace.FindRepository(dir)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return r, nil
+}
+
+func (a *app) openKeyring() (*keyring.Keyring, error) {
+	dir := a.keyring
+	if dir == "" {
+		dir = a.Getenv("SEALWARD_KEYRING")
+	}
+	if dir == "" {
+		config, err := os.UserConfigDir()
+		if err != nil {
+			return nil, usagef("no keyring: set --keyring, SEALWARD_KEYRING or XDG_CONFIG_HOME")
+		}
+		dir = filepath.Join(config, "sealward", "keys")
+	}
+	k, err := keyring.Open(dir)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return k, nil
+}
+
+// scopeArg reads a workspace, or instance, from the command line.
+func scopeArg(s string) (manifest.Workspace, error) {
+	ws, err := manifest.ParseScope(s)
+	if err != nil {
+		return ws, usageError{err}
+	}
+	return ws, nil
+}
+
+// secretArg reads WS/NAME, and WS/NAME/KEY where a key may follow.
+func secretArg(s string, withKey bool) (ws manifest.Workspace, name manifest.Name, key manifest.Key, err error) {
+	form := "WORKSPACE/NAME"
+	if withKey {
+		form += "[/KEY]"
+	}
+	part := strings.SplitN(s, "/", 3)
+	if len(part) < 2 || len(part) == 3 && !withKey {
+		return ws, name, key, usagef("%.80q is not %s", s, form)
+	}
+	if ws, err = scopeArg(part[0]); err != nil {
+		return ws, name, key, err
+	}
+	if name, err = manifest.ParseName(part[1]); err != nil {
+		return ws, name, key, usageError{err}
+	}
+	if len(part) == 3 {
+		if key, err = manifest.ParseKey(part[2]); err != nil {
+			return ws, name, key, usageError{err}
+		}
+	}
+	return ws, name, key, nil
+}
+
+func keyArg(s string) (manifest.Key, error) {
+	k, err := manifest.ParseKey(s)
+	if err != nil {
+		return k, usageError{err}
+	}
+	return k, nil
+}

@@ -1,0 +1,177 @@
+package gitops
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sealward/sealward/gitops/source"
+	"github.com/sealward/sealward/unseal/serve"
+)
+
+// Settings is an agent.yaml. Relative file paths are relative to the file.
+type Settings struct {
+	Source  SourceSettings `yaml:"source"`
+	Keyring string         `yaml:"keyring"`
+	State   string         `yaml:"state"`
+	// Binding "optional" accepts manifests without a binding (plain sops wrote
+	// them). Default "required".
+	Binding  string        `yaml:"binding"`
+	MaxStale Duration      `yaml:"maxStale"` // default 24h
+	Serve    ServeSettings `yaml:"serve"`
+	Audit    struct {
+		File string `yaml:"file"` // default audit.jsonl in the state folder
+	} `yaml:"audit"`
+}
+
+// SourceSettings says what to follow.
+type SourceSettings struct {
+	URL      string   `yaml:"url"`
+	Branch   string   `yaml:"branch"` // default main
+	Path     string   `yaml:"path"`   // folder of the repository; default .
+	Interval Duration `yaml:"interval"`
+	Timeout  Duration `yaml:"timeout"`
+	Auth     struct {
+		UsernameFile   string `yaml:"usernameFile"`
+		PasswordFile   string `yaml:"passwordFile"`
+		TokenFile      string `yaml:"tokenFile"`
+		SSHKeyFile     string `yaml:"sshKeyFile"`
+		KnownHostsFile string `yaml:"knownHostsFile"`
+		CAFile         string `yaml:"caFile"`
+	} `yaml:"auth"`
+}
+
+// ServeSettings says where and to whom to serve.
+type ServeSettings struct {
+	Listen string `yaml:"listen"` // default 127.0.0.1:8420
+	TLS    struct {
+		CertFile string `yaml:"certFile"`
+		KeyFile  string `yaml:"keyFile"`
+	} `yaml:"tls"`
+	TokensFile string `yaml:"tokensFile"`
+	Limits     struct {
+		PerIdentity float64 `yaml:"perIdentity"`
+		PerAddress  float64 `yaml:"perAddress"`
+	} `yaml:"limits"`
+}
+
+// Duration is a time.Duration that is written 30s, 5m or 24h.
+type Duration time.Duration
+
+// UnmarshalYAML reads the text form.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil || v <= 0 {
+		return fmt.Errorf("line %d: %q is not a duration such as 30s, 5m or 24h", n.Line, n.Value)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// ParseSettings reads an agent.yaml strictly. dir is the folder that relative
+// paths start from. What is missing is found by Check, because flags may still
+// give it.
+func ParseSettings(data []byte, dir string) (Settings, error) {
+	var s Settings
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	if err := d.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
+		return Settings{}, fmt.Errorf("%w", err)
+	}
+	for _, p := range []*string{
+		&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile,
+		&s.Source.Auth.UsernameFile, &s.Source.Auth.PasswordFile, &s.Source.Auth.TokenFile, &s.Source.Auth.SSHKeyFile, &s.Source.Auth.KnownHostsFile, &s.Source.Auth.CAFile,
+	} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	return s, nil
+}
+
+// Check fills defaults in and says what is missing or contradicts itself. once
+// asks only for what one sync needs.
+func (s *Settings) Check(once bool) error {
+	var errs []error
+	need := func(value, field, hint string) {
+		if value == "" {
+			errs = append(errs, fmt.Errorf("%s is missing; %s", field, hint))
+		}
+	}
+	need(s.Source.URL, "source.url", "the repository to follow, as git clone takes it")
+	need(s.Keyring, "keyring", "the folder with the workspaces' identity files")
+	need(s.State, "state", "the folder for the mirror and the store")
+	if !once {
+		need(s.Serve.TokensFile, "serve.tokensFile", "make one with sealward token create --tokens FILE")
+	}
+	if (s.Serve.TLS.CertFile == "") != (s.Serve.TLS.KeyFile == "") {
+		errs = append(errs, errors.New("serve.tls needs both certFile and keyFile"))
+	}
+	if s.Binding != "" && s.Binding != "required" && s.Binding != "optional" {
+		errs = append(errs, fmt.Errorf("binding is %.40q; required or optional", s.Binding))
+	}
+	setDefault(&s.Source.Branch, "main")
+	setDefault(&s.Source.Path, ".")
+	setDefault(&s.Serve.Listen, "127.0.0.1:8420")
+	setDefault(&s.Audit.File, filepath.Join(s.State, "audit.jsonl"))
+	setDefault(&s.Source.Interval, Duration(30*time.Second))
+	setDefault(&s.Source.Timeout, Duration(60*time.Second))
+	setDefault(&s.MaxStale, Duration(24*time.Hour))
+	s.Source.Path = strings.Trim(filepath.ToSlash(filepath.Clean(s.Source.Path)), "/")
+	if !filepath.IsLocal(s.Source.Path) {
+		errs = append(errs, errors.New("source.path leads out of the repository"))
+	}
+	return errors.Join(errs...)
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// SourceConfig is the settings as package source takes them.
+func (s *Settings) SourceConfig() source.Config {
+	a := s.Source.Auth
+	return source.Config{URL: s.Source.URL, Branch: s.Source.Branch, Timeout: time.Duration(s.Source.Timeout), Auth: source.Auth{
+		UsernameFile: a.UsernameFile, PasswordFile: a.PasswordFile, TokenFile: a.TokenFile,
+		SSHKeyFile: a.SSHKeyFile, KnownHostsFile: a.KnownHostsFile, CAFile: a.CAFile,
+	}}
+}
+
+// SourceID names what is followed, without a password that a URL may hold.
+func (s *Settings) SourceID() string {
+	shown := s.Source.URL
+	if u, err := url.Parse(shown); err == nil && u.User != nil {
+		u.User = nil
+		shown = u.String()
+	}
+	return shown + "#" + s.Source.Branch + ":" + s.Source.Path
+}
+
+// Limits as package serve takes them.
+func (s *Settings) Limits() serve.Limits {
+	return serve.Limits{PerIdentity: s.Serve.Limits.PerIdentity, PerAddress: s.Serve.Limits.PerAddress}
+}
+
+// PrepareState makes the state folder, private to its owner, and sees that it
+// can be written.
+func PrepareState(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("state folder: %w; set state to a folder the agent may write", err)
+	}
+	probe, err := os.CreateTemp(dir, ".probe-*")
+	if err != nil {
+		return fmt.Errorf("state folder: %w; set state to a folder the agent may write", err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}

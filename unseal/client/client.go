@@ -1,0 +1,169 @@
+// Package client reads secrets from an agent.
+//
+// Most callers need [New] and [Client.Secret] or [Client.Key]. It keeps nothing:
+// each call asks the agent.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal/serve"
+)
+
+// maxAnswer bounds what an agent can make a client keep: a manifest of 2 MiB,
+// base64 in JSON.
+const maxAnswer = 16 << 20
+
+// What an agent answers besides a value.
+var (
+	// ErrDenied: no grant allows it, or there is no such secret.
+	ErrDenied = errors.New("denied")
+	// ErrNotFound: the caller may read it, but it is not there.
+	ErrNotFound = errors.New("not found")
+	// ErrUnauthenticated: the token is missing, unknown or expired.
+	ErrUnauthenticated = errors.New("not authenticated")
+)
+
+// Config says which agent to ask, and as whom.
+type Config struct {
+	Server string // https://host:port; http:// for loopback only
+	Token  string
+	CAFile string // PEM; "" means the system's roots
+}
+
+// Client asks one agent. It is safe for concurrent use.
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// New checks a configuration. A token is never sent in the clear over a network.
+func New(cfg Config) (*Client, error) {
+	u, err := url.Parse(cfg.Server)
+	if err != nil || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, fmt.Errorf("server %q is not https://HOST:PORT", cfg.Server)
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("server %q: plain HTTP is for loopback only; use https", cfg.Server)
+	}
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
+	if cfg.CAFile != "" {
+		pem, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("CA file: %w", err)
+		}
+		tlsConfig.RootCAs = x509.NewCertPool()
+		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("CA file %s holds no certificate (PEM)", cfg.CAFile)
+		}
+	}
+	return &Client{base: u.Scheme + "://" + u.Host, token: cfg.Token, http: &http.Client{
+		Timeout:   time.Minute,
+		Transport: &http.Transport{TLSClientConfig: tlsConfig, Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64},
+		// A redirect would carry the token elsewhere; the API has none.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+func secretPath(ws manifest.Workspace, name manifest.Name) string {
+	if ws.IsInstance() {
+		return "/v1/instance/secrets/" + name.String()
+	}
+	return "/v1/workspaces/" + ws.String() + "/secrets/" + name.String()
+}
+
+// Secret reads every key of a secret that the caller may read.
+func (c *Client) Secret(ctx context.Context, ws manifest.Workspace, name manifest.Name) (serve.SecretJSON, error) {
+	var out serve.SecretJSON
+	body, _, err := c.get(ctx, secretPath(ws, name))
+	if err == nil {
+		err = json.Unmarshal(body, &out)
+	}
+	return out, err
+}
+
+// Key reads one value.
+func (c *Client) Key(ctx context.Context, ws manifest.Workspace, name manifest.Name, key manifest.Key) ([]byte, error) {
+	body, _, err := c.get(ctx, secretPath(ws, name)+"/keys/"+key.String())
+	return body, err
+}
+
+// List reads what the caller may see of a workspace.
+func (c *Client) List(ctx context.Context, ws manifest.Workspace) (serve.ListJSON, error) {
+	path := "/v1/workspaces/" + ws.String() + "/secrets"
+	if ws.IsInstance() {
+		path = "/v1/instance/secrets"
+	}
+	var out serve.ListJSON
+	body, _, err := c.get(ctx, path)
+	if err == nil {
+		err = json.Unmarshal(body, &out)
+	}
+	return out, err
+}
+
+// Status reads how the agent is doing.
+func (c *Client) Status(ctx context.Context) (serve.StatusJSON, error) {
+	var out serve.StatusJSON
+	body, _, err := c.get(ctx, "/v1/status")
+	if err == nil {
+		err = json.Unmarshal(body, &out)
+	}
+	return out, err
+}
+
+func (c *Client) get(ctx context.Context, path string) ([]byte, http.Header, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var unknown x509.UnknownAuthorityError
+		if errors.As(err, &unknown) {
+			return nil, nil, fmt.Errorf("%s: the server's certificate is of an unknown authority; name its CA with --ca-file", c.base)
+		}
+		return nil, nil, fmt.Errorf("%s cannot be reached: %w", c.base, errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: the answer was cut: %w", c.base, err)
+	}
+	if len(body) > maxAnswer {
+		return nil, nil, fmt.Errorf("%s: the answer is larger than %d MiB", c.base, maxAnswer>>20)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return body, resp.Header, nil
+	}
+	var e serve.ErrorJSON
+	if json.Unmarshal(body, &e) != nil || e.Error.Message == "" {
+		return nil, nil, fmt.Errorf("%s answered %s, which is not an agent's answer", c.base, resp.Status)
+	}
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		err = ErrUnauthenticated
+	case http.StatusForbidden:
+		err = ErrDenied
+	case http.StatusNotFound:
+		err = ErrNotFound
+	default:
+		err = errors.New(strings.ToLower(http.StatusText(resp.StatusCode)))
+	}
+	return nil, nil, fmt.Errorf("%w: %s", err, e.Error.Message)
+}
