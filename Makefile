@@ -1,0 +1,57 @@
+# make demo     the whole way of a secret, in a temporary folder
+# make test     every test, with the race detector
+# make check    the quick loop: vet, formatting, tests without the race detector
+# make bench    the figures of docs/benchmarks.md
+# make lint     formatting, vet, the direction of imports
+# make fuzz     each fuzzer for FUZZTIME
+# make build    bin/sealward
+
+GO       ?= go
+FUZZTIME ?= 60s
+TOOLS    := bin/tools
+SOPS     := v3.13.3
+AGE      := v1.3.1
+export PATH := $(CURDIR)/$(TOOLS):$(PATH)
+
+.PHONY: build demo test check bench lint fuzz tools cross clean
+
+build:
+	$(GO) build -trimpath -o bin/sealward ./cmd/sealward
+
+demo: build
+	bin/sealward demo
+
+# The real programs that tests compare with, built through the Go module proxy.
+# git comes with the machine.
+tools: $(TOOLS)/sops $(TOOLS)/age
+$(TOOLS)/sops:
+	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/getsops/sops/v3/cmd/sops@$(SOPS)
+$(TOOLS)/age:
+	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install filippo.io/age/cmd/age@$(AGE) filippo.io/age/cmd/age-keygen@$(AGE)
+
+test: tools lint
+	$(GO) test -race -timeout 20m ./...
+
+check: tools lint
+	$(GO) test -timeout 10m ./...
+
+bench: tools
+	$(GO) run ./test/bench
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt these files:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) test ./test/imports
+
+# The other systems that a release is built for.
+cross:
+	GOOS=windows $(GO) build -o /dev/null ./cmd/sealward
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sealward
+
+fuzz:
+	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./seal/manifest
+	$(GO) test -run '^$$' -fuzz '^FuzzOpen$$' -fuzztime $(FUZZTIME) ./unseal
+	$(GO) test -run '^$$' -fuzz '^FuzzVerify$$' -fuzztime $(FUZZTIME) ./unseal/audit
+
+clean:
+	rm -rf bin dist
