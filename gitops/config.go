@@ -1,10 +1,8 @@
 package gitops
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/gitops/source"
+	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal/serve"
 )
 
@@ -81,10 +80,8 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 // give it.
 func ParseSettings(data []byte, dir string) (Settings, error) {
 	var s Settings
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
-		return Settings{}, fmt.Errorf("%w", err)
+	if err := workspace.DecodeStrict(data, &s); err != nil {
+		return Settings{}, err
 	}
 	for _, p := range []*string{
 		&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile,
@@ -94,7 +91,21 @@ func ParseSettings(data []byte, dir string) (Settings, error) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
+	s.Source.URL = absoluteURL(s.Source.URL, dir)
 	return s, nil
+}
+
+// absoluteURL makes a relative path of a local repository absolute. As for git, a
+// colon before the first slash means HOST:PATH.
+func absoluteURL(u, dir string) string {
+	before, _, _ := strings.Cut(u, "/")
+	if u == "" || filepath.IsAbs(u) || strings.Contains(before, ":") {
+		return u
+	}
+	if abs, err := filepath.Abs(filepath.Join(dir, u)); err == nil {
+		return abs
+	}
+	return u
 }
 
 // Check fills defaults in and says what is missing or contradicts itself. once
@@ -118,6 +129,7 @@ func (s *Settings) Check(once bool) error {
 	if s.Binding != "" && s.Binding != "required" && s.Binding != "optional" {
 		errs = append(errs, fmt.Errorf("binding is %.40q; required or optional", s.Binding))
 	}
+	s.Source.URL = absoluteURL(s.Source.URL, ".") // of a flag
 	setDefault(&s.Source.Branch, "main")
 	setDefault(&s.Source.Path, ".")
 	setDefault(&s.Serve.Listen, "127.0.0.1:8420")

@@ -164,7 +164,11 @@ func (s *Service) Run(ctx context.Context, ready func(address string)) (err erro
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer func() {
+		err = errors.Join(err, log.Close())
+		seq, head := log.Head()
+		s.Log.Info("stopped", "auditSeq", seq, "auditHead", head)
+	}()
 	defer s.close()
 	if err := s.open(ctx); err != nil {
 		return err
@@ -183,8 +187,6 @@ func (s *Service) Run(ctx context.Context, ready func(address string)) (err erro
 	err = serve.Serve(ctx, listener, tlsConfig, handler)
 	stop()
 	following.Wait()
-	seq, head := log.Head()
-	s.Log.Info("stopping", "auditSeq", seq, "auditHead", head)
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	_, stopErr := log.Append(stopping, audit.Record{Event: audit.Stop})

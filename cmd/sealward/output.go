@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -28,35 +29,64 @@ func outputFlag(c *cobra.Command, format *string, formats ...string) {
 	}
 }
 
-// printAs writes v as JSON or YAML, with the names that its json tags give.
+// printAs writes v as JSON or YAML, with the names and the order that its json
+// tags give.
 func printAs(w io.Writer, format string, v any) error {
-	text, err := json.MarshalIndent(v, "", "  ")
+	if format == "json" {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	}
+	text, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	if format == "json" {
-		_, err = fmt.Fprintf(w, "%s\n", text)
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	n, err := yamlNode(d)
+	if err != nil {
 		return err
 	}
-	// JSON is YAML: reading it keeps the order of the fields.
-	var n yaml.Node
-	if err := yaml.Unmarshal(text, &n); err != nil {
-		return err
-	}
-	block(&n)
 	e := yaml.NewEncoder(w)
 	e.SetIndent(2)
-	if err := e.Encode(&n); err != nil {
+	if err := e.Encode(n); err != nil {
 		return err
 	}
 	return e.Close()
 }
 
-func block(n *yaml.Node) {
-	n.Style = 0
-	for _, c := range n.Content {
-		block(c)
+// yamlNode reads one JSON value as YAML. JSON text cannot be parsed as YAML
+// directly: YAML refuses some characters that JSON strings may hold.
+func yamlNode(d *json.Decoder) (*yaml.Node, error) {
+	t, err := d.Token()
+	if err != nil {
+		return nil, err
 	}
+	n := &yaml.Node{}
+	delim, nested := t.(json.Delim)
+	if !nested {
+		if number, ok := t.(json.Number); ok {
+			return &yaml.Node{Kind: yaml.ScalarNode, Value: number.String()}, nil
+		}
+		return n, n.Encode(t)
+	}
+	n.Kind = yaml.SequenceNode
+	if delim == '{' {
+		n.Kind = yaml.MappingNode
+	}
+	for d.More() {
+		child, err := yamlNode(d) // keys come as strings, before their values
+		if err != nil {
+			return nil, err
+		}
+		n.Content = append(n.Content, child)
+	}
+	if len(n.Content) == 0 {
+		n.Style = yaml.FlowStyle
+	}
+	_, err = d.Token()
+	return n, err
 }
 
 // table prints rows in DataOS's form: columns between bars, a line below the

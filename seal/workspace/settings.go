@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -23,9 +25,7 @@ type Settings struct {
 // ParseSettings reads a sealward.yaml strictly. Empty content means defaults.
 func ParseSettings(data []byte) (Settings, error) {
 	var s Settings
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
+	if err := DecodeStrict(data, &s); err != nil {
 		return Settings{}, fmt.Errorf("%s: %w", SettingsFile, err)
 	}
 	if s.Binding != "" && s.Binding != "required" {
@@ -36,3 +36,34 @@ func ParseSettings(data []byte) (Settings, error) {
 
 // BindingRequired reports that manifests without a binding are refused.
 func (s Settings) BindingRequired() bool { return s.Binding == "required" }
+
+var unknownField = regexp.MustCompile(`^line (\d+): field (.+) not found in type `)
+
+// DecodeStrict reads one YAML document of settings into v, and refuses unknown
+// fields, duplicate ones and a second document. Empty data leaves v as it is.
+func DecodeStrict(data []byte, v any) error {
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	err := d.Decode(v)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	var wrong *yaml.TypeError
+	if errors.As(err, &wrong) {
+		var errs []string
+		for _, e := range wrong.Errors {
+			if m := unknownField.FindStringSubmatch(e); m != nil {
+				e = fmt.Sprintf("line %s: %s is no setting here", m[1], m[2])
+			}
+			errs = append(errs, e)
+		}
+		return errors.New(strings.Join(errs, "; "))
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return errors.New("holds a second document; write one")
+	}
+	return nil
+}

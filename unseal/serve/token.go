@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal/access"
 	"github.com/sealward/sealward/unseal/audit"
 )
@@ -111,9 +111,7 @@ func AddToken(path string, t Token) error {
 
 func parseTokens(data []byte) (tokensFile, error) {
 	var f tokensFile
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+	if err := workspace.DecodeStrict(data, &f); err != nil {
 		return tokensFile{}, errors.New("is not a tokens file (sealward token create writes one)")
 	}
 	return f, nil
