@@ -31,6 +31,7 @@ $(TOOLS)/age:
 
 test: tools lint
 	$(GO) test -race -timeout 20m ./...
+	$(GO) test -run TestDamage ./unseal/store
 
 check: tools lint
 	$(GO) test -timeout 10m ./...

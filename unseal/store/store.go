@@ -22,6 +22,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -88,12 +89,7 @@ type Store struct {
 // Open opens or makes the store. ErrInUse when another process has it, and
 // ErrDamaged when bbolt cannot read it.
 func Open(path string) (s *Store, err error) {
-	// bbolt panics on some damaged pages.
-	defer func() {
-		if recover() != nil {
-			s, err = nil, fmt.Errorf("%s: %w", path, ErrDamaged)
-		}
-	}()
+	defer damaged(path, &err)()
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -104,6 +100,18 @@ func Open(path string) (s *Store, err error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	return &Store{db: db, path: path, keys: map[manifest.Workspace][]byte{}}, nil
+}
+
+// damaged makes ErrDamaged of what bbolt does when it follows a damaged page: a
+// panic, or an access outside its memory map, which would end the process.
+func damaged(path string, err *error) func() {
+	before := debug.SetPanicOnFault(true)
+	return func() {
+		debug.SetPanicOnFault(before)
+		if recover() != nil {
+			*err = fmt.Errorf("%s: %w", path, ErrDamaged)
+		}
+	}
 }
 
 // MoveAside renames a store that cannot be used, so that nothing is lost, and
@@ -151,11 +159,7 @@ type Rings func(manifest.Workspace) (*keyring.Ring, error)
 // Load reads everything and verifies it. An empty store gives an empty State;
 // ErrDamaged and ErrFormat say that the file should be moved aside.
 func (s *Store) Load(rings Rings) (st State, err error) {
-	defer func() {
-		if recover() != nil {
-			st, err = State{}, fmt.Errorf("%s: %w", s.path, ErrDamaged)
-		}
-	}()
+	defer damaged(s.path, &err)()
 	err = s.db.View(func(tx *bolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
@@ -217,11 +221,7 @@ type Update struct {
 // Commit writes an update in one transaction: after a crash the state before or
 // after it is there, never a mixture. A scope that gets records needs a ring.
 func (s *Store) Commit(u Update, rings Rings) (err error) {
-	defer func() {
-		if recover() != nil {
-			err = fmt.Errorf("%s: %w", s.path, ErrDamaged)
-		}
-	}()
+	defer damaged(s.path, &err)()
 	err = s.db.Update(func(tx *bolt.Tx) error {
 		root := rootRecord{Scopes: map[string]scopeProof{}}
 		meta, err := tx.CreateBucketIfNotExists(bucketMeta)

@@ -1,0 +1,174 @@
+package store_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal"
+	"github.com/sealward/sealward/unseal/keyring"
+	"github.com/sealward/sealward/unseal/store"
+)
+
+// ringOf makes rings of fresh identities, one a scope that is asked for.
+func ringOf(t testing.TB, scopes ...string) store.Rings {
+	t.Helper()
+	rings := map[string]*keyring.Ring{}
+	for _, s := range scopes {
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws, err := manifest.ParseScope(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rings[s], err = keyring.ParseRing(ws, []byte(id.String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func(ws manifest.Workspace) (*keyring.Ring, error) {
+		if r := rings[ws.String()]; r != nil {
+			return r, nil
+		}
+		return nil, keyring.ErrNoRing
+	}
+}
+
+func record(t testing.TB, ws, name, blob, value string) *unseal.Record {
+	t.Helper()
+	scope, err := manifest.ParseScope(ws)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := manifest.ParseName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := manifest.SecretPath(scope, n)
+	place, _, err := manifest.Locate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &unseal.Record{Path: path, Place: place, Blob: blob, Good: &unseal.Content{
+		Provenance: unseal.Provenance{Path: path, Blob: blob}, Kind: manifest.KindSecret, Values: []unseal.Value{{Key: "k", Data: []byte(value)}},
+	}}
+}
+
+func mustOpen(t testing.TB, path string) *store.Store {
+	t.Helper()
+	s, err := store.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func load(t testing.TB, s *store.Store, rings store.Rings) map[string]string {
+	t.Helper()
+	st, err := s.Load(rings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{"commit": st.Commit}
+	for _, r := range st.Records {
+		out[r.Path] = string(r.Good.Values[0].Data)
+	}
+	return out
+}
+
+func TestWhatIsCommittedComesBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	rings := ringOf(t, "orders", "instance")
+	s := mustOpen(t, path)
+	if got := load(t, s, rings); len(got) != 1 || got["commit"] != "" {
+		t.Errorf("a new store: %v", got)
+	}
+	a, b, c := record(t, "orders", "a", "b1", "hunter2"), record(t, "orders", "b", "b2", "v2"), record(t, "instance", "c", "b3", "v3")
+	if err := s.Commit(store.Update{Source: "src", Commit: "c1", Put: []*unseal.Record{c, b, a}}, rings); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(store.Update{Source: "src", Commit: "c2", Put: []*unseal.Record{record(t, "orders", "a", "b4", "changed")}, Delete: []*unseal.Record{b}}, rings); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, path)
+	want := map[string]string{"commit": "c2", a.Path: "changed", c.Path: "v3"}
+	if got := load(t, s, rings); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"hunter2", "changed", "aHVudGVyMg"} {
+		if bytes.Contains(text, []byte(v)) {
+			t.Errorf("the file holds %s", v)
+		}
+	}
+}
+
+func TestAnotherRingOpensNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	rings := ringOf(t, "orders", "payments")
+	s := mustOpen(t, path)
+	a, b := record(t, "orders", "a", "b1", "v1"), record(t, "payments", "b", "b2", "v2")
+	if err := s.Commit(store.Update{Source: "src", Commit: "c1", Put: []*unseal.Record{a, b}}, rings); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = mustOpen(t, path)
+	st, err := s.Load(ringOf(t, "orders"))
+	if err != nil || len(st.Records) != 0 || len(st.Unopened) != 2 || st.Commit != "c1" {
+		t.Errorf("with foreign rings: %+v, %v", st, err)
+	}
+	// The next commit lets go of what it can prove nothing about, and goes on.
+	other := ringOf(t, "orders")
+	if err := s.Commit(store.Update{Source: "src", Commit: "c2", Put: []*unseal.Record{record(t, "orders", "a", "b9", "new")}}, other); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = mustOpen(t, path)
+	if got := load(t, s, other); fmt.Sprint(got) != fmt.Sprint(map[string]string{"commit": "c2", a.Path: "new"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestOneProcessOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	mustOpen(t, path)
+	if _, err := store.Open(path); !errors.Is(err, store.ErrInUse) {
+		t.Errorf("the second Open: %v", err)
+	}
+}
+
+func TestMoveAsideKeepsBoth(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var moved []string
+	for _, text := range []string{"one", "two"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		to, err := store.MoveAside(path, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved = append(moved, to)
+	}
+	for i, want := range []string{"one", "two"} {
+		if got, err := os.ReadFile(moved[i]); err != nil || string(got) != want {
+			t.Errorf("%s: %s, %v", moved[i], got, err)
+		}
+	}
+}
