@@ -215,8 +215,15 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 type ringState struct {
 	ring *keyring.Ring
 	err  error
-	size int64
-	mod  time.Time
+	info os.FileInfo // nil when there is no file
+}
+
+// sameFile compares what a replaced or edited file cannot keep all of.
+func sameFile(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
 // ring gives the ring of a workspace as last read.
@@ -231,8 +238,9 @@ func (a *Agent) ring(ws manifest.Workspace) (*keyring.Ring, error) {
 
 func (a *Agent) readRing(ws manifest.Workspace) ringState {
 	var s ringState
+	// Before it is read: a change in between is then noticed the next time.
 	if info, err := os.Stat(a.Keyring.Path(ws)); err == nil {
-		s.size, s.mod = info.Size(), info.ModTime()
+		s.info = info
 	}
 	s.ring, s.err = a.Keyring.Ring(ws)
 	return s
@@ -243,12 +251,11 @@ func (a *Agent) readRing(ws manifest.Workspace) ringState {
 func (a *Agent) changedRings() []manifest.Workspace {
 	var out []manifest.Workspace
 	for ws, old := range a.rings {
-		var size int64
-		var mod time.Time
-		if info, err := os.Stat(a.Keyring.Path(ws)); err == nil {
-			size, mod = info.Size(), info.ModTime()
+		info, err := os.Stat(a.Keyring.Path(ws))
+		if err != nil {
+			info = nil
 		}
-		if size != old.size || !mod.Equal(old.mod) {
+		if !sameFile(info, old.info) {
 			a.rings[ws] = a.readRing(ws)
 			out = append(out, ws)
 			a.Log.Info("the keyring changed", "workspace", ws.String(), "opens", a.rings[ws].err == nil)
