@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+var shBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+
+// TestDocs types the sh blocks of each page into a shell, one after the other,
+// in an empty folder. What a page shows must work.
+func TestDocs(t *testing.T) {
+	pages := map[string][]string{ // what the output must show
+		"README.md":          {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact"},
+		"docs/repository.md": {"WORKSPACE | SECRETS", "password set", "orders-tls", "allow read-specific-secret on orders-db-*"},
+		"docs/agent.md":      {`"password": "`, "records are intact"},
+	}
+	for page, shows := range pages {
+		t.Run(page, func(t *testing.T) {
+			if _, err := tools(); err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(filepath.Join("../..", page))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var script strings.Builder
+			for _, m := range shBlock.FindAllStringSubmatch(string(text), -1) {
+				script.WriteString(m[1])
+			}
+			dir := t.TempDir()
+			config := filepath.Join(dir, ".gitconfig")
+			if err := os.WriteFile(config, []byte("[user]\n\tname = dana\n\temail = dana@example.com\n[init]\n\tdefaultBranch = main\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			// What a page starts must not outlive it, whatever happens in between.
+			cmd := exec.CommandContext(ctx, "bash", "-euc", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"+script.String())
+			cmd.Dir = dir
+			cmd.WaitDelay = 5 * time.Second
+			cmd.Env = append(os.Environ(), "HOME="+dir, "GIT_CONFIG_GLOBAL="+config, "GIT_CONFIG_NOSYSTEM=1")
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				log, _ := os.ReadFile(filepath.Join(dir, "agent.log"))
+				t.Fatalf("%v\n%s\n%s", err, out, log)
+			}
+			for _, s := range shows {
+				if !strings.Contains(string(out), s) {
+					t.Errorf("the output lacks %q:\n%s", s, out)
+				}
+			}
+		})
+	}
+}
