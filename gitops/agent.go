@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,6 +63,8 @@ type Agent struct {
 	applied source.Hash
 	tree    tree
 	rings   map[manifest.Workspace]ringState
+	// pending are workspaces whose ring changed since an apply last succeeded.
+	pending map[manifest.Workspace]bool
 	sync    unseal.Sync
 
 	// restoring is the commit that the store holds, while Restore applies it.
@@ -69,7 +73,7 @@ type Agent struct {
 
 // New makes an agent that has applied nothing yet.
 func New(cfg Config) *Agent {
-	return &Agent{Config: cfg, trigger: make(chan struct{}, 1), tree: newTree(), rings: map[manifest.Workspace]ringState{}}
+	return &Agent{Config: cfg, trigger: make(chan struct{}, 1), tree: newTree(), rings: map[manifest.Workspace]ringState{}, pending: map[manifest.Workspace]bool{}}
 }
 
 // Trigger asks Run to look at once. It never blocks.
@@ -101,7 +105,13 @@ func (a *Agent) Restore(ctx context.Context) error {
 	}
 	a.tree.restore(state.Records)
 	a.restoring = commit.Hash
-	if err := a.apply(ctx, commit.Hash, nil); err != nil {
+	var again []manifest.Workspace
+	for ws, judged := range state.Judged {
+		if judged != a.judged(ws) {
+			again = append(again, ws)
+		}
+	}
+	if err := a.apply(ctx, commit.Hash, again); err != nil {
 		return fmt.Errorf("restore commit %.12s: %w", state.Commit, err)
 	}
 	return nil
@@ -123,7 +133,8 @@ func (a *Agent) Sync(ctx context.Context) (bool, error) {
 }
 
 func (a *Agent) syncOnce(ctx context.Context) (bool, error) {
-	rings := a.changedRings()
+	a.noteChangedRings()
+	rings := slices.Collect(maps.Keys(a.pending))
 	head, lookErr := a.follow(ctx)
 	if lookErr != nil {
 		head = a.applied // keys may have changed though the remote is away
@@ -132,9 +143,28 @@ func (a *Agent) syncOnce(ctx context.Context) (bool, error) {
 		return false, lookErr
 	}
 	if err := a.apply(ctx, head, rings); err != nil {
+		a.withdraw(rings)
 		return false, errors.Join(lookErr, err)
 	}
+	clear(a.pending)
 	return true, lookErr
+}
+
+// withdraw stops serving workspaces whose keys are gone though the change could
+// not be applied, on a full disk say: that must not keep a value alive.
+func (a *Agent) withdraw(rings []manifest.Workspace) {
+	current := a.Live.Current()
+	scopes := current.Scopes()
+	gone := false
+	for _, ws := range rings {
+		if _, err := a.ring(ws); err != nil && scopes[ws] != nil {
+			delete(scopes, ws)
+			gone = true
+		}
+	}
+	if gone {
+		a.Live.Publish(current.WithScopes(scopes))
+	}
 }
 
 // follow returns the commit to apply: the remote's head, fetched, if that is a
@@ -153,16 +183,21 @@ func (a *Agent) follow(ctx context.Context) (source.Hash, error) {
 		return source.Hash{}, err
 	}
 	a.sync.Head = head.String()
-	if a.applied.IsZero() {
-		return head, nil
+	applied := a.applied
+	if applied.IsZero() {
+		// The mirror remembers also when the store was lost.
+		var known bool
+		if applied, known, err = a.Mirror.Applied(); err != nil || !known {
+			return head, err
+		}
 	}
-	forward, err := a.Mirror.IsAncestor(ctx, a.applied, head)
+	forward, err := a.Mirror.IsAncestor(ctx, applied, head)
 	if err != nil {
 		return source.Hash{}, err
 	}
 	if !forward {
 		return source.Hash{}, fmt.Errorf("branch %s: %w: its head %.12s does not contain the applied commit %.12s, which stays served; push a commit that does, or start anew with an empty state folder if the rewrite was meant",
-			a.Branch, ErrRewound, head, a.applied)
+			a.Branch, ErrRewound, head, applied)
 	}
 	return head, nil
 }
@@ -243,13 +278,14 @@ func (a *Agent) readRing(ws manifest.Workspace) ringState {
 		s.info = info
 	}
 	s.ring, s.err = a.Keyring.Ring(ws)
+	if s.info != nil && s.info.Mode().Perm()&0o077 != 0 {
+		a.Log.Warn("a private key can be read by other users; chmod 600 it", "file", a.Keyring.Path(ws))
+	}
 	return s
 }
 
-// changedRings reads again the rings whose file changed, came or went, and lists
-// their workspaces.
-func (a *Agent) changedRings() []manifest.Workspace {
-	var out []manifest.Workspace
+// noteChangedRings reads again the rings whose file changed, came or went.
+func (a *Agent) noteChangedRings() {
 	for ws, old := range a.rings {
 		info, err := os.Stat(a.Keyring.Path(ws))
 		if err != nil {
@@ -257,14 +293,11 @@ func (a *Agent) changedRings() []manifest.Workspace {
 		}
 		if !sameFile(info, old.info) {
 			a.rings[ws] = a.readRing(ws)
-			out = append(out, ws)
+			a.pending[ws] = true
+			a.Store.Forget()
 			a.Log.Info("the keyring changed", "workspace", ws.String(), "opens", a.rings[ws].err == nil)
 		}
 	}
-	if len(out) > 0 {
-		a.Store.Forget()
-	}
-	return out
 }
 
 // workers unseal in parallel; the work is all computing.

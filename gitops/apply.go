@@ -2,6 +2,8 @@ package gitops
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -32,7 +34,13 @@ type tree struct {
 	policies map[manifest.Workspace]map[string]access.File
 	compiled map[manifest.Workspace]*access.Scope
 	problems map[string]unseal.Problem
+	// settings as the file states them; what is in force, change.judge decides.
 	settings workspace.Settings
+	// unbound says that manifests without a binding were accepted.
+	unbound bool
+	// uncertain says that Git listed a tree with doubt: what differs from such a
+	// commit cannot be told, so the next one is compared whole.
+	uncertain bool
 }
 
 func newTree() tree {
@@ -78,6 +86,14 @@ type change struct {
 	// verify lists last good contents that must still open: their ring changed.
 	verify  map[string]*unseal.Record
 	deleted []*unseal.Record
+	// touched secrets had a file changed or removed.
+	touched map[secretID]bool
+}
+
+// secretID is one secret, whatever files it has.
+type secretID struct {
+	ws   manifest.Workspace
+	name manifest.Name
 }
 
 // apply makes commit the applied one: it finds out what changed, unseals that,
@@ -89,7 +105,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 		a: a, now: a.Now(), next: a.tree.clone(),
 		editedRecords: map[manifest.Workspace]bool{}, editedPolicies: map[manifest.Workspace]bool{},
 		byName: map[manifest.Workspace]map[manifest.Name][]*unseal.Record{},
-		open:   map[string]*unseal.Record{}, verify: map[string]*unseal.Record{},
+		open:   map[string]*unseal.Record{}, verify: map[string]*unseal.Record{}, touched: map[secretID]bool{},
 	}
 	info, err := a.Mirror.Commit(commit)
 	if err != nil {
@@ -98,6 +114,8 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	if err := c.compare(ctx, commit); err != nil {
 		return err
 	}
+	c.siblings()
+	c.judge()
 	c.reopen(rings)
 	put, err := c.unseal(ctx, commit)
 	if err != nil {
@@ -129,7 +147,7 @@ func (a *Agent) persist(commit source.Hash, put, deleted []*unseal.Record) error
 	if again && len(put) == 0 && len(deleted) == 0 {
 		return nil
 	}
-	err := a.Store.Commit(store.Update{Source: a.Source, Commit: commit.String(), Put: a.storable(put), Delete: a.storable(deleted)}, a.ring)
+	err := a.Store.Commit(store.Update{Source: a.Source, Commit: commit.String(), Put: a.storable(put), Delete: a.storable(deleted), Judged: a.judged}, a.ring)
 	if err == nil {
 		err = a.Mirror.SetApplied(commit)
 	}
@@ -138,6 +156,22 @@ func (a *Agent) persist(commit source.Hash, put, deleted []*unseal.Record) error
 		return nil
 	}
 	return err
+}
+
+// judged names what a scope's manifests were judged by beside their content: the
+// keys of its ring, and whether the operator accepts manifests without a binding.
+// After a restart with others they are judged again.
+func (a *Agent) judged(ws manifest.Workspace) string {
+	ring, err := a.ring(ws)
+	if err != nil {
+		return ""
+	}
+	h := sha256.New()
+	fmt.Fprintln(h, "unbound", a.AllowUnbound)
+	for _, r := range ring.Recipients() {
+		fmt.Fprintln(h, r)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // storable leaves out the records of scopes without a ring: nothing could be
@@ -149,59 +183,85 @@ func (a *Agent) storable(records []*unseal.Record) []*unseal.Record {
 	})
 }
 
-// compare takes the files that differ from the applied commit into the change;
-// the first time, all of them.
+// compare takes the files that differ from the applied commit into the change.
+// The first time, and when the applied commit held trees that could not be listed
+// without doubt, these are all files.
 func (c *change) compare(ctx context.Context, commit source.Hash) error {
 	a := c.a
-	first := a.applied.IsZero()
-	changes, problems, err := a.Mirror.Diff(ctx, a.applied, commit, a.Root)
+	base, whole := a.applied, a.applied.IsZero() || a.tree.uncertain
+	if whole {
+		base = source.Hash{}
+		c.next.problems = map[string]unseal.Problem{}
+		for ws := range c.next.policies {
+			clear(c.policies(ws))
+		}
+	}
+	changes, problems, err := a.Mirror.Diff(ctx, base, commit, a.Root)
 	if err != nil {
 		return err
 	}
+	c.next.uncertain = len(problems) > 0
 	seen := map[string]bool{}
 	for _, ch := range changes {
 		path := a.inRoot(ch.Path)
 		c.clearProblem(path)
-		if ch.New != nil {
-			seen[path] = true
-		}
+		seen[path] = ch.New != nil
 	}
 	for _, p := range problems {
 		c.treeProblem(a.inRoot(p.Path), p)
 	}
+	covered := func(path string) bool {
+		return slices.ContainsFunc(problems, func(p source.Problem) bool { return p.Covers(a.inRepository(path)) })
+	}
 	for _, ch := range changes {
 		path := a.inRoot(ch.Path)
-		if ch.New == nil && slices.ContainsFunc(problems, func(p source.Problem) bool { return p.Covers(ch.Path) }) {
+		if ch.New == nil && covered(path) {
 			c.cover(path)
 			continue
 		}
 		c.file(path, ch.New)
 	}
-	if first {
-		// Records that the store has and the commit does not.
-		for _, records := range c.next.records {
-			for path, r := range records {
-				if !seen[path] {
-					c.remove(r)
-				}
+	if !whole {
+		return nil
+	}
+	// What was known and is not there any more.
+	for _, records := range c.next.records {
+		for path, r := range records {
+			switch {
+			case seen[path]:
+			case covered(path):
+				c.cover(path)
+			default:
+				c.remove(r)
 			}
 		}
+	}
+	if !seen[workspace.SettingsFile] {
+		c.next.settings = workspace.Settings{}
 	}
 	return nil
 }
 
-// inRoot makes a path of the repository relative to the agent's root.
+// inRoot makes a path of the repository relative to the agent's root: "." for
+// the root itself and the folders above it.
 func (a *Agent) inRoot(path string) string {
 	if a.Root == "." || a.Root == "" {
 		return path
+	}
+	if strings.HasPrefix(a.Root+"/", path+"/") {
+		return "."
 	}
 	return strings.TrimPrefix(path, a.Root+"/")
 }
 
 // file takes one changed file into the change; entry is nil when it is gone.
 func (c *change) file(path string, entry *source.Entry) {
-	if path == workspace.SettingsFile {
+	switch {
+	case path == workspace.SettingsFile:
 		c.settings(entry)
+		return
+	case strings.HasPrefix(path, workspace.SettingsFile+"/") && entry != nil:
+		c.next.problems[path] = unseal.Problem{Path: path, Class: unseal.FailPlace, Message: workspace.SettingsFile + ": is a folder; it must be a file, and until then the strictest settings hold"}
 		return
 	}
 	place, ours, err := manifest.Locate(path)
@@ -211,7 +271,7 @@ func (c *change) file(path string, entry *source.Entry) {
 		c.policyFile(path, place, entry)
 	case err != nil:
 		if entry != nil {
-			c.next.problems[path] = unseal.Problem{Path: path, Class: unseal.FailPlace, Message: fmt.Sprintf("%s: %s", path, err)}
+			c.problem(unseal.Problem{Path: path, Class: unseal.FailPlace, Message: fmt.Sprintf("%s: %s", path, err)})
 		}
 	default:
 		c.secretFile(path, place, entry)
@@ -236,7 +296,7 @@ func (c *change) secretFile(path string, place manifest.Place, entry *source.Ent
 			r.Failure = &unseal.Failure{Class: unseal.FailPlace, Message: path + ": is a symbolic link or submodule; a manifest must be a plain file"}
 		}
 		c.open[path] = r
-		c.siblings(r)
+		c.touched[secretID{place.Scope, place.Name}] = true
 	}
 }
 
@@ -251,22 +311,32 @@ func (c *change) filesOf(ws manifest.Workspace, name manifest.Name) []*unseal.Re
 	return c.byName[ws][name]
 }
 
-// siblings looks again at the files of the same secret that were refused only
-// because they disagreed with another: that one may be what changes now.
-func (c *change) siblings(r *unseal.Record) {
-	for _, other := range c.filesOf(r.Place.Scope, r.Place.Name) {
-		if other.Path != r.Path && other.Failure != nil && other.Failure.Class == unseal.FailConflict && c.open[other.Path] == nil && c.next.records[r.Place.Scope][other.Path] != nil {
-			again := *other
-			again.Failure = nil
-			c.open[other.Path] = &again
+// siblings looks again at the files of touched secrets that were refused only
+// because they disagreed with another: that one may be what changed.
+func (c *change) siblings() {
+	for s := range c.touched {
+		for _, other := range c.filesOf(s.ws, s.name) {
+			if other.Failure != nil && other.Failure.Class == unseal.FailConflict {
+				c.again(other.Path, s.ws)
+			}
 		}
+	}
+}
+
+// again has a file that is still there judged anew.
+func (c *change) again(path string, ws manifest.Workspace) {
+	if r := c.next.records[ws][path]; r != nil && c.open[path] == nil {
+		fresh := *r
+		fresh.Failure = nil
+		c.open[path] = &fresh
 	}
 }
 
 func (c *change) remove(r *unseal.Record) {
 	c.deleted = append(c.deleted, r)
 	delete(c.records(r.Place.Scope), r.Path)
-	c.siblings(r)
+	delete(c.open, r.Path)
+	c.touched[secretID{r.Place.Scope, r.Place.Name}] = true
 }
 
 // records is the map of a scope for writing.
@@ -341,45 +411,60 @@ func (c *change) readPolicy(path string, place manifest.Place, entry *source.Ent
 	return m, err != nil && !manifest.IsAllowGrant(data), err
 }
 
-// settings reads the repository's own settings. Broken ones count as the
-// strictest: they can only tighten.
+// settings reads the repository's own settings. Broken ones are a problem, and
+// judge then takes the strictest: they can only tighten.
 func (c *change) settings(entry *source.Entry) {
-	old := c.next.settings
 	c.next.settings = workspace.Settings{}
 	delete(c.next.problems, workspace.SettingsFile)
-	if entry != nil {
-		data, err := c.a.Mirror.ReadBlob(entry.Hash, manifest.MaxSize)
-		if err == nil {
-			c.next.settings, err = workspace.ParseSettings(data)
-		}
-		if err != nil {
-			c.next.settings = workspace.Settings{Binding: "required"}
-			c.next.problems[workspace.SettingsFile] = unseal.Problem{Path: workspace.SettingsFile, Class: unseal.FailManifest, Message: err.Error()}
+	if entry == nil {
+		return
+	}
+	data, err := c.a.Mirror.ReadBlob(entry.Hash, manifest.MaxSize)
+	if err == nil {
+		c.next.settings, err = workspace.ParseSettings(data)
+	}
+	if err != nil {
+		c.next.problems[workspace.SettingsFile] = unseal.Problem{Path: workspace.SettingsFile, Class: unseal.FailManifest, Message: err.Error()}
+	}
+}
+
+// judge decides whether manifests without a binding are accepted. When that
+// changes, what was accepted or refused before is judged again.
+func (c *change) judge() {
+	c.next.unbound = c.a.AllowUnbound && !c.next.settings.BindingRequired()
+	for path := range c.next.problems {
+		if path == "." || path == workspace.SettingsFile || strings.HasPrefix(path, workspace.SettingsFile+"/") {
+			c.next.unbound = false
 		}
 	}
-	if c.next.settings != old && c.a.AllowUnbound {
-		// What was accepted or refused without a binding is judged again.
-		for _, records := range c.next.records {
-			for path, r := range records {
-				if c.open[path] == nil && (r.Failure != nil || !r.Good.Bound) {
-					again := *r
-					again.Failure = nil
-					c.open[path] = &again
-				}
+	if c.next.unbound == c.a.tree.unbound && !c.a.applied.IsZero() {
+		return
+	}
+	for ws, records := range c.next.records {
+		for path, r := range records {
+			accepted := r.Good != nil && !r.Good.Bound
+			refused := r.Failure != nil && r.Failure.Class == unseal.FailUnbound
+			if accepted && !c.next.unbound || refused && c.next.unbound {
+				c.again(path, ws)
 			}
 		}
 	}
 }
 
-// treeProblem: an entry that Git itself should not hold. Below grants/ it may
-// hide a deny.
+// treeProblem: an entry that Git itself should not hold.
 func (c *change) treeProblem(path string, p source.Problem) {
-	problem := unseal.Problem{Path: path, Class: unseal.FailPlace, Message: p.Error()}
-	if ws, closes := closedBy(path); closes {
-		c.policies(ws)[path] = access.File{Path: path, Closes: true}
-		problem.Closes = ws.String()
+	c.problem(unseal.Problem{Path: path, Class: unseal.FailPlace, Message: p.Error()})
+}
+
+// problem notes a path that holds nothing valid. Where it stands in the place of
+// policies it may hide a deny, so it closes their scope.
+func (c *change) problem(p unseal.Problem) {
+	if ws, closes := closedBy(p.Path); closes {
+		c.policies(ws)[p.Path] = access.File{Path: p.Path, Closes: true}
+		p.Closes = ws.String()
+		p.Message += "\nUntil it is mended, reads of " + closedText(ws) + " are refused (policy-broken): it may hide a deny."
 	}
-	c.next.problems[path] = problem
+	c.next.problems[p.Path] = p
 }
 
 func (c *change) clearProblem(path string) {
@@ -427,12 +512,8 @@ func (c *change) cover(path string) {
 // no longer opens is not served any more.
 func (c *change) reopen(rings []manifest.Workspace) {
 	for _, ws := range rings {
-		for path, r := range c.next.records[ws] {
-			if c.open[path] == nil {
-				again := *r
-				again.Failure = nil
-				c.open[path] = &again
-			}
+		for path := range c.next.records[ws] {
+			c.again(path, ws)
 		}
 		for path, r := range c.open {
 			if r.Place.Scope == ws && r.Good != nil && r.Good.Provenance.Blob != r.Blob {
@@ -514,7 +595,14 @@ func (c *change) ringOf(r *unseal.Record) (*keyring.Ring, error) {
 	return s.ring, s.err
 }
 
-func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, ringErr error) (*unseal.Content, *unseal.Failure) {
+func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, ringErr error) (content *unseal.Content, failure *unseal.Failure) {
+	// A library that panics on hostile input must not take the others' secrets
+	// with it. The panic's text could hold a value.
+	defer func() {
+		if recover() != nil {
+			content, failure = nil, &unseal.Failure{Class: unseal.FailManifest, Message: r.Path + ": cannot be read"}
+		}
+	}()
 	fail := func(class unseal.FailureClass, err error) (*unseal.Content, *unseal.Failure) {
 		return nil, &unseal.Failure{Class: class, Message: short(err)}
 	}
@@ -542,7 +630,7 @@ func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, rin
 	if ringErr != nil {
 		return fail(unseal.FailNoKey, fmt.Errorf("%s: %w", r.Path, ringErr))
 	}
-	o, err := unseal.Open(m, ring, unseal.Options{AllowUnbound: c.a.AllowUnbound && !c.next.settings.BindingRequired()})
+	o, err := unseal.Open(m, ring, unseal.Options{AllowUnbound: c.next.unbound})
 	switch {
 	case errors.Is(err, unseal.ErrNotRecipient):
 		return fail(unseal.FailNoKey, err)
@@ -551,7 +639,7 @@ func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, rin
 	case err != nil:
 		return fail(unseal.FailTampered, err)
 	}
-	content := &unseal.Content{
+	content = &unseal.Content{
 		Provenance: unseal.Provenance{Path: r.Path, Blob: blob},
 		ID:         m.ID(), Kind: m.Kind, Version: m.Version, Type: m.Secret.Type, ACL: m.Secret.ACL,
 		Layer: m.Layer, Tags: m.Tags, Desc: m.Description, Owner: m.Owner, Bound: o.Bound,
@@ -614,15 +702,13 @@ func (a *Agent) inRepository(path string) string {
 // conflicts refuses the changed files of a secret that disagree with each other
 // or with its other files; the secret stays at its last good content.
 func (c *change) conflicts(records []*unseal.Record, contents []*unseal.Content) {
-	type secret struct {
-		ws   manifest.Workspace
-		name manifest.Name
-	}
-	changed := map[secret][]int{}
+	changed, kept := map[secretID][]int{}, map[secretID][]*unseal.Record{}
 	for i, r := range records {
+		s := secretID{r.Place.Scope, r.Place.Name}
 		if contents[i] != nil {
-			s := secret{r.Place.Scope, r.Place.Name}
 			changed[s] = append(changed[s], i)
+		} else if r.Good != nil { // it broke, and its last good content stays
+			kept[s] = append(kept[s], r)
 		}
 	}
 	for s, list := range changed {
@@ -634,8 +720,11 @@ func (c *change) conflicts(records []*unseal.Record, contents []*unseal.Content)
 		var members []member
 		for _, r := range c.filesOf(s.ws, s.name) {
 			if r.Good != nil && c.open[r.Path] == nil && c.next.records[s.ws][r.Path] != nil {
-				members = append(members, member{r.Path, r.Place.Part != "", r.Good})
+				kept[s] = append(kept[s], r)
 			}
+		}
+		for _, r := range kept[s] {
+			members = append(members, member{r.Path, r.Place.Part != "", r.Good})
 		}
 		for _, i := range list {
 			members = append(members, member{records[i].Path, records[i].Place.Part != "", contents[i]})

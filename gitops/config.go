@@ -59,6 +59,7 @@ type ServeSettings struct {
 	Limits     struct {
 		PerIdentity float64 `yaml:"perIdentity"`
 		PerAddress  float64 `yaml:"perAddress"`
+		Denials     float64 `yaml:"denials"`
 	} `yaml:"limits"`
 }
 
@@ -130,6 +131,9 @@ func (s *Settings) Check(once bool) error {
 		errs = append(errs, fmt.Errorf("binding is %.40q; required or optional", s.Binding))
 	}
 	s.Source.URL = absoluteURL(s.Source.URL, ".") // of a flag
+	if l := s.Serve.Limits; l.PerIdentity < 0 || l.PerAddress < 0 || l.Denials < 0 {
+		errs = append(errs, errors.New("serve.limits are requests a second, not less than 0 (the default)"))
+	}
 	setDefault(&s.Source.Branch, "main")
 	setDefault(&s.Source.Path, ".")
 	setDefault(&s.Serve.Listen, "127.0.0.1:8420")
@@ -172,7 +176,7 @@ func (s *Settings) SourceID() string {
 
 // Limits as package serve takes them.
 func (s *Settings) Limits() serve.Limits {
-	return serve.Limits{PerIdentity: s.Serve.Limits.PerIdentity, PerAddress: s.Serve.Limits.PerAddress}
+	return serve.Limits{PerIdentity: s.Serve.Limits.PerIdentity, PerAddress: s.Serve.Limits.PerAddress, Denials: s.Serve.Limits.Denials}
 }
 
 // PrepareState makes the state folder, private to its owner, and sees that it

@@ -21,8 +21,12 @@ import (
 	"github.com/sealward/sealward/seal/manifest"
 )
 
-// maxRecipients bounds the stanzas of one file: each may cost a key agreement.
-const maxRecipients = 256
+// Each stanza may cost a key agreement, and age reads up to 1,024 of them in one
+// sealed data key, where SOPS writes one.
+const (
+	maxRecipients = 256
+	maxSealedKey  = 8 << 10 // bytes, armored; a post-quantum one has 2.5 KiB
+)
 
 // silenceSOPS: SOPS's loggers are its package's state, write to stderr, and in
 // places write values. They say nothing that an error does not.
@@ -64,6 +68,13 @@ func Load(m *manifest.Manifest) (e *Envelope, err error) {
 	}
 	if n := meta.MasterKeyCount(); n == 0 || n > maxRecipients {
 		return nil, &TamperError{File: m.File, Field: "sops", Reason: ReasonForm, Msg: fmt.Sprintf("the section names %d recipients; 1 to %d can be", n, maxRecipients)}
+	}
+	for _, group := range meta.KeyGroups {
+		for _, k := range group {
+			if len(k.EncryptedDataKey()) > maxSealedKey {
+				return nil, &TamperError{File: m.File, Field: "sops", Reason: ReasonForm, Msg: "a sealed data key is longer than SOPS writes it"}
+			}
+		}
 	}
 	return &Envelope{m: m, tree: sops.Tree{Branches: branches, Metadata: meta}, cipher: newFieldCipher()}, nil
 }

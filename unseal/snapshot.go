@@ -120,22 +120,24 @@ func (s *Snapshot) Names(ws manifest.Workspace, now time.Time) []manifest.Name {
 	return out
 }
 
-// Secret looks a secret up as it is served at the time now.
+// Secret looks a secret up as it is served at the time now: without the parts
+// whose last good content is older than MaxStale allows.
 func (s *Snapshot) Secret(ws manifest.Workspace, name manifest.Name, now time.Time) (*Secret, bool) {
 	sc := s.scopes[ws]
 	if sc == nil {
 		return nil, false
 	}
 	sec := sc.secrets[name]
-	if sec == nil || len(sec.Parts) == 0 {
+	if sec == nil {
 		return nil, false
 	}
-	for _, r := range sec.Parts {
-		if r.Stale() && now.Sub(r.Failure.Since) > s.MaxStale {
-			return nil, false
-		}
+	expired := func(r *Record) bool { return r.Stale() && now.Sub(r.Failure.Since) > s.MaxStale }
+	if slices.ContainsFunc(sec.Parts, expired) {
+		left := *sec
+		left.Parts = slices.DeleteFunc(slices.Clone(sec.Parts), expired)
+		sec = &left
 	}
-	return sec, true
+	return sec, len(sec.Parts) > 0
 }
 
 // Failing lists every record that is not served as committed, sorted by path.

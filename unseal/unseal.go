@@ -115,6 +115,7 @@ func list[T any](items []T) string {
 type ringService struct {
 	ring    *keyring.Ring
 	damaged bool
+	guesses int
 }
 
 var errNotOurs = errors.New("not a key of this ring")
@@ -134,15 +135,31 @@ func (s *ringService) Decrypt(_ context.Context, req *keyservice.DecryptRequest,
 			return &keyservice.DecryptResponse{Plaintext: key}, nil
 		}
 	}
+	s.damaged = s.damaged || ours
+	if s.guesses++; s.guesses > maxGuesses {
+		return nil, errNotOurs
+	}
 	if key, err := decryptKey(req.Ciphertext, s.ring.Identities()...); err == nil {
 		return &keyservice.DecryptResponse{Plaintext: key}, nil
 	}
-	s.damaged = s.damaged || ours
 	return nil, errNotOurs
 }
 
+// maxGuesses bounds the stanzas of one file that are tried although they carry a
+// name that the ring does not have.
+const maxGuesses = 16
+
 func decryptKey(armored []byte, identities ...age.Identity) ([]byte, error) {
-	r, err := age.Decrypt(armor.NewReader(bytes.NewReader(armored)), identities...)
+	sealed, err := io.ReadAll(armor.NewReader(bytes.NewReader(armored)))
+	if err != nil {
+		return nil, err
+	}
+	// The header ends at the first line with its MAC; SOPS writes one stanza.
+	header, _, _ := bytes.Cut(sealed, []byte("\n--- "))
+	if bytes.Count(header, []byte("\n-> ")) != 1 {
+		return nil, errNotOurs
+	}
+	r, err := age.Decrypt(bytes.NewReader(sealed), identities...)
 	if err != nil {
 		return nil, err
 	}

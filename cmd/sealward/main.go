@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -80,12 +81,31 @@ func run(ctx context.Context, args []string, d deps) int {
 	}
 	if !started {
 		// cobra refused the flags or arguments.
-		err = usagef("%w (sealward --help)", err)
+		err = usagef("%s (sealward --help)", harmless(err.Error()))
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintln(d.Err, "sealward:", line)
 	}
 	return exitCode(err)
+}
+
+// harmless takes out of cobra's errors the arguments they quote: a value may have
+// been given in the wrong place.
+func harmless(text string) string {
+	for re, to := range quotedArguments() {
+		text = re.ReplaceAllString(text, to)
+	}
+	return text
+}
+
+func quotedArguments() map[*regexp.Regexp]string {
+	return map[*regexp.Regexp]string{
+		regexp.MustCompile(`(?s)(unknown shorthand flag: '.') in .*`):       "$1",
+		regexp.MustCompile(`(?s)invalid argument ".*" for (".*" flag): .*`): "invalid argument for $1",
+		regexp.MustCompile(`(?s)invalid argument ".*" for ("sealward.*")`):  "invalid argument for $1",
+		regexp.MustCompile(`(?s)unknown command "[^"]{20,}"`):               "unknown command",
+		regexp.MustCompile(`(?s)bad flag syntax: .*`):                       "bad flag syntax",
+	}
 }
 
 func exitCode(err error) int {
@@ -143,7 +163,7 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 func group(c *cobra.Command) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usagef("%q is no command of %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
+			return usagef("there is no such command of %q; see %s --help", c.CommandPath(), c.CommandPath())
 		}
 		return usagef("which one? see %s --help", c.CommandPath())
 	}
@@ -198,7 +218,8 @@ func secretArg(s string, withKey bool) (ws manifest.Workspace, name manifest.Nam
 	}
 	part := strings.SplitN(s, "/", 3)
 	if len(part) < 2 || len(part) == 3 && !withKey {
-		return ws, name, key, usagef("%.80q is not %s", s, form)
+		// Not repeated: a token or a value may stand in the wrong place.
+		return ws, name, key, usagef("the argument is not %s", form)
 	}
 	if ws, err = scopeArg(part[0]); err != nil {
 		return ws, name, key, err

@@ -37,11 +37,12 @@ alike (exit code 4).`,
 			}
 			token, err := os.ReadFile(tokenFile)
 			if err != nil {
-				return usagef("token file: %w", err)
+				// Without the path: it may be the token itself, given in the wrong place.
+				return usagef("--token-file cannot be read (%w); it wants the file that holds the token", withoutPath(err))
 			}
 			cfg.Token = strings.TrimSpace(string(token))
 			if strings.ContainsAny(cfg.Token, " \r\n\t") {
-				return usagef("token file %s holds more than one token", tokenFile)
+				return usagef("--token-file holds more than one token")
 			}
 			cl, err := client.New(cfg)
 			if err != nil {

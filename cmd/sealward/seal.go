@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -154,11 +153,7 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 func readBelow(root *os.Root, path string) ([]byte, error) {
 	info, err := root.Stat(filepath.Clean(path))
 	if err != nil {
-		var pathErr *fs.PathError
-		if errors.As(err, &pathErr) {
-			err = pathErr.Err
-		}
-		return nil, fmt.Errorf("the file it names cannot be read (%w); it must lie below the manifest's folder", err)
+		return nil, fmt.Errorf("the file it names cannot be read (%w); it must lie below the manifest's folder", withoutPath(err))
 	}
 	if !info.Mode().IsRegular() || info.Size() > manifest.MaxSize {
 		return nil, errors.New("the file it names is not a plain file of at most 2 MiB")

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,6 +62,9 @@ func (a *app) open(m *manifest.Manifest, repo *workspace.Repository, place manif
 	r, err := ring.Ring(m.Workspace)
 	if err != nil {
 		return nil, err
+	}
+	if info, err := os.Stat(ring.Path(m.Workspace)); err == nil && info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+		fmt.Fprintf(a.Err, "warning: other users can read the private key %s; chmod 600 it\n", ring.Path(m.Workspace))
 	}
 	opened, err := unseal.Open(m, r, unseal.Options{AllowUnbound: allowUnbound})
 	if err != nil {

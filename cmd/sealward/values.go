@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -36,9 +37,18 @@ func (a *app) readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if len(data) > manifest.MaxSize {
-		return nil, fmt.Errorf("%s: is larger than a manifest may be (%d bytes)", path, manifest.MaxSize)
+		return nil, fmt.Errorf("it is larger than a manifest may be (%d bytes)", manifest.MaxSize)
 	}
 	return data, nil
+}
+
+// withoutPath is what is wrong with a file, without its name.
+func withoutPath(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err
+	}
+	return err
 }
 
 // values collects --from-literal, --from-file and --generate.
@@ -72,7 +82,8 @@ func (a *app) values(literals, files, generate []string) ([]seal.Value, error) {
 		}
 		data, err := a.readFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("--from-file %s: %w", k, err)
+			// Without the path: it may be a value, given in the wrong place.
+			return nil, fmt.Errorf("--from-file %s: the file cannot be read (%w); it wants KEY=PATH, and KEY=- for standard input", k, withoutPath(err))
 		}
 		if path == "-" || path == "/dev/stdin" {
 			a.noteNewline(k, data)

@@ -321,6 +321,12 @@ func IsSealedValue(s string) bool {
 	return true
 }
 
+// One small file must not make a policy that fills the memory.
+const (
+	maxGrantRules = 4096
+	maxGrantKeys  = 1024
+)
+
 func (d *decoder) grant(m *Manifest, f *fieldSet) {
 	body := f.take("grant")
 	if body == nil {
@@ -388,6 +394,12 @@ func (d *decoder) grant(m *Manifest, f *fieldSet) {
 		d.fail(node, "grant.keys", "stands beside list-secrets, which shows no values; remove it")
 	}
 	d.grantWorkspaces(m, g, out)
+	if len(out.Keys) > maxGrantKeys {
+		d.fail(body, "grant.keys", "names %d keys; at most %d", len(out.Keys), maxGrantKeys)
+	}
+	if n := len(out.Subjects) * max(1, len(out.Secrets)) * max(1, len(out.Workspaces)); n > maxGrantRules {
+		d.fail(body, "grant", "has %d combinations of subjects, secrets and workspaces; at most %d; use a role, a pattern or several grants", n, maxGrantRules)
+	}
 	if v, n := g.text("effect", true); n != nil {
 		if v != string(Allow) && v != string(Deny) {
 			d.fail(n, "grant.effect", "%s is unknown; allow or deny", quote(v))
@@ -398,6 +410,9 @@ func (d *decoder) grant(m *Manifest, f *fieldSet) {
 		t, err := time.Parse(time.RFC3339, v)
 		if err != nil {
 			d.fail(n, "grant.expires", "%s is not a time such as 2027-01-01T00:00:00Z (RFC 3339)", quote(v))
+		} else if t.Year() < 2000 {
+			// The zero time would mean that the grant never expires.
+			d.fail(n, "grant.expires", "%s is too long ago to be meant; remove the grant instead", quote(v))
 		}
 		out.Expires = t
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -80,7 +81,7 @@ instance-secret:
   data:
     .dockerconfigjson: '{"auths": {}}'
 `},
-	"sealed instance": {KindInstanceSecret, `name: registry-r
+	"sealed instance": {KindInstanceSecret, `name: registry
 version: v2alpha
 type: instance-secret
 layer: system
@@ -133,6 +134,24 @@ role:
 `},
 }
 
+// What goes for a secret goes for an instance secret, but for the workspace.
+var twin = strings.NewReplacer("workspace: billing\n", "", "instance-secret", "secret", "secret", "instance-secret")
+
+func init() {
+	for name, b := range maps.Clone(bases) {
+		switch b.kind {
+		case KindSecret:
+			b.kind = KindInstanceSecret
+		case KindInstanceSecret:
+			b.kind = KindSecret
+		default:
+			continue
+		}
+		b.text = twin.Replace(b.text)
+		bases[name+" twin"] = b
+	}
+}
+
 type verdict int
 
 const (
@@ -146,49 +165,52 @@ type schemaCase struct {
 	want           verdict
 }
 
-// cases change one place of a base; from "" appends.
+// schemaCases change one place of a base; from "" appends.
 var schemaCases = []schemaCase{
-	// The header of a secret; headerCases try the rest on every kind.
-	{"plain", "workspace: billing\n", "", ok},
-	{"plain", "workspace: billing", "workspace: no", ok}, // a boolean in YAML 1.1
-	{"plain", "workspace: billing", "workspace: true", ok},
-	{"plain", "workspace: billing", "workspace: Billing", bad},
-	{"plain", "workspace: billing", "workspace: 1billing", bad},
-	{"plain", "workspace: billing", "workspace: 12", bad},
-	{"plain", "workspace: billing", "workspace: billing-", bad},
-	{"plain", "workspace: billing", "workspace: instance", bad},
-	{"plain", "workspace: billing", "workspace:", bad},
-	{"plain", "workspace: billing", "workspace: " + strings.Repeat("b", MaxWorkspace), ok},
-	{"plain", "workspace: billing", "workspace: " + strings.Repeat("b", MaxWorkspace+1), bad},
+	// The header; headerCases and workspaceCases try the rest on every kind.
 	{"instance", "layer: system", "workspace: public", bad},
-	{"grant", "workspace: billing", "workspace: instance", bad},
-	{"role", "workspace: billing", "workspace: instance", bad},
-	{"role", "workspace: billing\n", "", ok},
 
 	// The body of a secret.
 	{"plain", "secret:\n", "instance-secret:\n", bad},
 	{"plain", "type: secret", "type: instance-secret", bad},
 	{"plain", "  acl: rw", "  acl: rw\n  ttl: 3h", bad},
 	{"plain", "  acl: rw\n", "", bad},
+	{"plain", "  acl: rw", "  acl: [rw]", bad},
 	{"plain", "acl: rw", "acl: w", bad},
 	{"plain", "acl: rw", "acl: RW", bad},
 	{"plain", "acl: rw", "acl: r", bad}, // the name says rw
 	{"instance", "acl: r", "acl: rw", bad},
+	{"sealed instance", "acl: r", "acl: rw", ok},
+	{"sealed instance", "acl: r", "acl: w", bad},
+	{"plain", "name: billing-db-rw", "name: 2027", ok},
+	{"instance", "name: registry-r", "name: 2027", ok},
 	{"instance", "name: registry-r", "name: registry", ok},
+	{"instance", "name: registry-r", "name: registry-rw", bad},
 	{"plain", "  type: key-value-properties\n", "", bad},
 	{"plain", "key-value-properties", "key-values", bad},
+	{"plain", "key-value-properties", "key-value", ok},
+	{"plain", "key-value-properties", "certificate", ok},
 	{"plain", "key-value-properties", "certificates", ok},
-	{"instance", "cloud-kernel-image-pull", "certificates", ok},
+	{"plain", "key-value-properties", "cloud-kernel", ok},
 	{"plain", "  files:\n    ca.pem: ./ca.pem\n", "", ok},
 	{"plain", "  data:\n    username: billing\n    port: 05432\n  binaryData:\n    salt: AAECAw==\n", "", ok}, // files alone
 	{"plain", "  data:\n    username: billing\n    port: 05432\n", "", ok},
 	{"instance", "  data:\n    .dockerconfigjson: '{\"auths\": {}}'\n", "", bad},
+	{"instance", "  data:\n    .dockerconfigjson: '{\"auths\": {}}'\n", "  binaryData:\n    blob: AAECAw==\n", ok},
 	{"instance", "  data:\n    .dockerconfigjson: '{\"auths\": {}}'\n", "  files: {}\n", bad},
 	{"plain", "    username: billing\n    port: 05432\n", "    {}\n", bad},
 	{"plain", "    username: billing\n    port: 05432\n", "    - username\n", bad},
 	{"plain", "    username: billing\n    port: 05432\n", "", bad}, // data is null
 	{"plain", "    salt: AAECAw==\n", "    {}\n", bad},
 	{"plain", "    ca.pem: ./ca.pem\n", "", bad},
+
+	{"plain", "    salt: AAECAw==\n", "    - salt\n", bad},
+	{"plain", "    ca.pem: ./ca.pem\n", "    - ca.pem\n", bad},
+	{"plain", "    ca.pem: ./ca.pem\n", strings.ReplaceAll(manyKeys(maxKeys+1), "AAAA", "./a"), bad},
+	{"plain", "    salt: AAECAw==\n", manyKeys(maxKeys + 1), bad},
+	{"plain", "    username: billing\n    port: 05432\n", manyKeys(maxKeys + 1), bad},
+	{"instance", "instance-secret:\n  type: cloud-kernel-image-pull\n  acl: r\n  data:\n    .dockerconfigjson: '{\"auths\": {}}'\n", "", bad},
+	{"instance", "\n  type: cloud-kernel-image-pull\n  acl: r\n  data:\n    .dockerconfigjson: '{\"auths\": {}}'\n", " [data]\n", bad},
 
 	// Keys.
 	{"plain", "username:", "7:", ok},
@@ -216,7 +238,6 @@ var schemaCases = []schemaCase{
 	{"plain", "username: billing", "username: 2027-01-01T00:00:00Z", ok},
 	{"plain", "username: billing", "username: |\n      two\n      lines", ok},
 	{"plain", "username: billing", "username: False", ok},
-	{"plain", "    username: billing\n    port: 05432\n", manyKeys(maxKeys + 1), bad},
 	{"plain", "username: billing", "username:", bad},
 	{"plain", "username: billing", "username: ~", bad},
 	{"plain", "username: billing", "username: {first: billing}", bad},
@@ -270,6 +291,8 @@ var schemaCases = []schemaCase{
 	{"grant", "[users:id:dave@example.com, roles:id:billing-dev]", "[]", bad},
 	{"grant", "[users:id:dave@example.com, roles:id:billing-dev]", "users:id:dave", bad},
 	{"grant", "  subjects: [users:id:dave@example.com, roles:id:billing-dev]\n", "", bad},
+	{"instance grant", "[roles:id:auditors]", many("users:id:u", maxGrantRules/2), ok}, // in two workspaces
+	{"instance grant", "[roles:id:auditors]", many("users:id:u", maxGrantRules+1), bad},
 	{"grant", "users:id:dave@example.com", "users:id:*", bad},
 	{"grant", "users:id:dave@example.com", "dave", bad},
 	{"grant", "users:id:dave@example.com", "'users:id:'", bad},
@@ -280,6 +303,9 @@ var schemaCases = []schemaCase{
 	{"grant", "dave@example.com", strings.Repeat("d", 254-len("users:id:")), bad},
 	{"grant", "  secrets: [billing-db-*, '?', 2027]\n", "", bad},
 	{"grant", "[billing-db-*, '?', 2027]", "[]", bad},
+	{"grant", "[billing-db-*, '?', 2027]", "billing-db-rw", bad},
+	{"grant", "[billing-db-*, '?', 2027]", many("s", maxGrantRules+1), bad},
+	{"grant", "'?'", "[x]", bad},
 	{"grant", "'?'", "Billing", bad},
 	{"grant", "'?'", "a/b", bad},
 	{"grant", "'?'", "'[ab]'", bad},
@@ -287,6 +313,11 @@ var schemaCases = []schemaCase{
 	{"grant", "'?'", "'" + strings.Repeat("?", MaxName) + "'", ok},
 	{"grant", "'?'", "'" + strings.Repeat("?", MaxName+1) + "'", bad},
 	{"grant", "[username, 7]", "[]", bad},
+	{"grant", "[username, 7]", "username", bad},
+	{"grant", "[username, 7]", "[[username]]", bad},
+	{"grant", "[username, 7]", "[" + strings.Repeat("k", MaxKey+1) + "]", bad},
+	{"grant", "[username, 7]", many("k", maxGrantKeys), ok},
+	{"grant", "[username, 7]", many("k", maxGrantKeys+1), bad},
 	{"grant", "[username, 7]", "['*']", bad},
 	{"grant", "[username, 7]", "[..user]", bad},
 	{"grant", "[username, 7]", "[null]", bad},
@@ -300,6 +331,9 @@ var schemaCases = []schemaCase{
 	{"grant", "effect: allow", "effect: dney", bad},
 	{"grant", "effect: allow", "effect: Allow", bad},
 	{"grant", "2027-01-01T00:00:00Z", "2027-01-01T00:00:00.250+05:30", ok},
+	{"grant", "2027-01-01T00:00:00Z", "2000-01-01T00:00:00-08:00", ok},
+	{"grant", "2027-01-01T00:00:00Z", "1999-12-31T23:59:59Z", bad},
+	{"grant", "2027-01-01T00:00:00Z", "0001-01-01T00:00:00Z", bad},
 	{"grant", "2027-01-01T00:00:00Z", "2027-01-01", bad},
 	{"grant", "2027-01-01T00:00:00Z", "2027-01-01 00:00:00Z", bad},
 	{"grant", "2027-01-01T00:00:00Z", "2027-13-01T00:00:00Z", bad},
@@ -309,14 +343,26 @@ var schemaCases = []schemaCase{
 	{"grant", "expires: 2027-01-01T00:00:00Z", "expires: tomorrow", bad},
 	{"grant", "requester: erin", "requester: |\n    erin\n    frank", bad},
 	{"grant", "requester: erin", "requested_by: erin", bad},
+	{"grant", "notes: |\n    asked for in ticket 31\n    by the billing team", "notes: {ticket: 31}", bad},
 	{"grant", "  effect:", "  workspaces: [orders]\n  effect:", bad},
 	{"instance grant", "[billing, instance]", "[]", bad},
+	{"instance grant", "[billing, instance]", "billing", bad},
 	{"instance grant", "[billing, instance]", "[Billing]", bad},
+	{"instance grant", "[billing, instance]", "[[billing]]", bad},
+	{"instance grant", "[billing, instance]", many("b", maxGrantRules), ok},
+	{"instance grant", "[billing, instance]", many("b", maxGrantRules+1), bad},
+	{"instance grant", "[billing, instance]", "[no, true]", ok},
+	{"instance grant", "[billing, instance]", "[" + strings.Repeat("b", MaxWorkspace) + "]", ok},
+	{"instance grant", "[billing, instance]", "[" + strings.Repeat("b", MaxWorkspace+1) + "]", bad},
 	{"instance grant", "[billing, instance]", "['*']", bad},
 	{"instance grant", "  workspaces: [billing, instance]\n", "", ok},
 	{"instance grant", "  effect: deny", "  secrets: [registry-*]\n  effect: deny", ok},
 	{"instance grant", "  effect: deny", "  secrets: []\n  effect: deny", bad},
+	{"instance grant", "policy_use_case_id: list-secrets", "policy_use_case_id: read-all-secrets", ok},
+	{"instance grant", "policy_use_case_id: list-secrets", "policy_use_case_id: read-specific-secret", bad},
 	{"grant", "", "sops: {}\n", bad},
+	{"instance grant", "\n  policy_use_case_id: list-secrets\n  subjects: [roles:id:auditors]\n  workspaces: [billing, instance]\n  effect: deny\n", " [allow]\n", bad},
+	{"instance grant", "grant:\n  policy_use_case_id: list-secrets\n  subjects: [roles:id:auditors]\n  workspaces: [billing, instance]\n  effect: deny\n", "", bad},
 
 	// Roles.
 	{"role", "[users:id:dave@example.com]", "[]", ok},
@@ -324,6 +370,10 @@ var schemaCases = []schemaCase{
 	{"role", "[users:id:dave@example.com]", "", bad},
 	{"role", "users:id:dave@example.com", "roles:id:auditors", bad},
 	{"role", "users:id:dave@example.com", "dave", bad},
+	{"role", "users:id:dave@example.com", "12", bad},
+	{"role", "dave@example.com", strings.Repeat("d", 254-len("users:id:")), bad},
+	{"role", "role:\n  members: [users:id:dave@example.com]\n", "", bad},
+	{"role", "\n  members: [users:id:dave@example.com]", " [users:id:dave]", bad},
 	{"role", "users:id:dave@example.com", "users:id:da ve", bad},
 	{"role", "  members:", "  name: x\n  members:", bad},
 	{"role", "", "secret: {}\n", bad},
@@ -349,6 +399,7 @@ var schemaCases = []schemaCase{
 	{"plain", "AAECAw==", "12", beyond},                                                                       // a number whose spelling is no base64
 	{"grant", "2027-01-01T00:00:00Z", "2027-02-30T00:00:00Z", beyond},                                         // no such day
 	{"plain", "    salt: AAECAw==\n", manyKeys(maxKeys), beyond},                                              // too many keys in all sections
+	{"instance grant", "[roles:id:auditors]", many("users:id:u", maxGrantRules/2+1), beyond},                  // too many times two workspaces
 }
 
 // headerCases change a line that every kind has.
@@ -360,6 +411,8 @@ var headerCases = []schemaCase{
 	{"", "name: ", "name: a.", bad},
 	{"", "name: ", "name: a_", bad},
 	{"", "name: ", "name: " + strings.Repeat("n", MaxName), bad}, // with what stands there
+	{"", "name: ", "name: [n] # ", bad},
+	{"", "name: ", "name: # ", bad}, // null
 	{"", "name: ", "nam: ", bad},
 	{"", "version: ", "version: \"\" # ", bad},
 	{"", "version: ", "version: v3 # ", bad},
@@ -375,6 +428,7 @@ var headerCases = []schemaCase{
 	{"", "layer: ", "layer: \"\" # ", bad},
 	{"", "layer: ", "layer: kernel # ", bad},
 	{"", "layer: ", "layer: system # ", ok},
+	{"", "layer: ", "layer: user # ", ok},
 	{"", "layer: ", "lair: ", bad},
 	{"", "owner: carol", "owner: 12", ok},
 	{"", "owner: carol", `owner: ""`, ok},
@@ -394,12 +448,61 @@ var headerCases = []schemaCase{
 	{"", "owner: carol", `tags: ["a\nb"]`, bad},
 }
 
+// workspaceCases change the workspace of every kind that states one.
+var workspaceCases = []schemaCase{
+	{"", "workspace: billing\n", "", ok},
+	{"", "workspace: billing", "workspace: no", ok}, // a boolean in YAML 1.1
+	{"", "workspace: billing", "workspace: true", ok},
+	{"", "workspace: billing", "workspace: Billing", bad},
+	{"", "workspace: billing", "workspace: 1billing", bad},
+	{"", "workspace: billing", "workspace: 12", bad},
+	{"", "workspace: billing", "workspace: billing-", bad},
+	{"", "workspace: billing", "workspace: instance", bad},
+	{"", "workspace: billing", "workspace:", bad},
+	{"", "workspace: billing", "workspace: " + strings.Repeat("b", MaxWorkspace), ok},
+	{"", "workspace: billing", "workspace: " + strings.Repeat("b", MaxWorkspace+1), bad},
+	{"", "workspace: billing", "workspace: [billing]", bad},
+}
+
+// many is a list of n names.
+func many(prefix string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%s%d, ", prefix, i)
+	}
+	return "[" + b.String() + "]"
+}
+
+// manyKeys is n lines of a section.
 func manyKeys(n int) string {
 	var b strings.Builder
 	for i := range n {
 		fmt.Fprintf(&b, "    k%d: AAAA\n", i)
 	}
 	return b.String()
+}
+
+func allSchemaCases() []schemaCase {
+	all := slices.Clone(schemaCases)
+	for _, c := range schemaCases {
+		c.base, c.from, c.to = c.base+" twin", twin.Replace(c.from), twin.Replace(c.to)
+		if _, exists := bases[c.base]; exists && !strings.Contains(c.to, "workspace") {
+			all = append(all, c)
+		}
+	}
+	for base, b := range bases {
+		all = append(all, schemaCase{base: base, want: ok},
+			schemaCase{base, b.text, "- " + string(b.kind), bad}, schemaCase{base, b.text, string(b.kind), bad})
+		cases := headerCases
+		if strings.Contains(b.text, "\nworkspace:") {
+			cases = slices.Concat(cases, workspaceCases)
+		}
+		for _, c := range cases {
+			c.base = base
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // Parse and the schema must say the same of every case, except for those marked
@@ -409,15 +512,7 @@ func TestSchemasAgreeWithParse(t *testing.T) {
 	for _, k := range kinds {
 		schemas[k] = compileSchema(t, k)
 	}
-	all := slices.Clone(schemaCases)
-	for base := range bases {
-		all = append(all, schemaCase{base: base})
-		for _, c := range headerCases {
-			c.base = base
-			all = append(all, c)
-		}
-	}
-	for _, c := range all {
+	for _, c := range allSchemaCases() {
 		text := bases[c.base].text
 		if c.from == "" {
 			text += c.to

@@ -17,7 +17,7 @@ type Recipient struct{ text string }
 func ParseRecipient(s string) (Recipient, error) {
 	var err error
 	switch {
-	case strings.HasPrefix(s, "AGE-SECRET-KEY-"):
+	case strings.Contains(strings.ToUpper(s), "SECRET-KEY"):
 		return Recipient{}, errors.New("a private key stands where a recipient (age1…) belongs; treat it as leaked and make a new one")
 	case strings.HasPrefix(s, "age1pq1"):
 		_, err = age.ParseHybridRecipient(s)

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sealward/sealward/seal/manifest"
 )
@@ -167,48 +168,71 @@ func (r *Repository) Read(rel string) ([]byte, error) {
 	return root.ReadFile(filepath.FromSlash(rel))
 }
 
-// Write replaces or makes a file of the repository whole, with its folders.
+// Write replaces or makes a file of the repository whole, with its folders. A
+// link is refused, be it the file or a folder that leads out of the repository.
 func (r *Repository) Write(rel string, data []byte) error {
-	file := filepath.Join(r.dir, filepath.FromSlash(rel))
-	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
 		return err
 	}
-	if !r.Contains(filepath.Dir(file)) {
-		return fmt.Errorf("%s: leads out of the repository through a link", rel)
+	defer root.Close()
+	file := filepath.FromSlash(rel)
+	if err := root.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+		return err
 	}
-	return WriteFile(file, data, 0o666)
+	perm := fs.FileMode(0o666)
+	if info, err := root.Lstat(file); err == nil {
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s: is a link, not a plain file; it was left as it is", rel)
+		}
+		perm = info.Mode().Perm()
+	}
+	return writeWhole(root, file, data, perm)
 }
 
 // WriteFile replaces a file whole: what it held, or data, is there at any
-// moment. An existing file keeps its permissions.
-func WriteFile(file string, data []byte, perm fs.FileMode) (err error) {
+// moment. An existing file keeps its permissions; of a link, what it leads to is
+// replaced.
+func WriteFile(file string, data []byte, perm fs.FileMode) error {
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		file = real
+	}
 	if info, err := os.Stat(file); err == nil {
 		perm = info.Mode().Perm()
 	}
+	root, err := os.OpenRoot(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return writeWhole(root, filepath.Base(file), data, perm)
+}
+
+// writeWhole writes a temporary neighbour, syncs it and renames it.
+func writeWhole(root *os.Root, file string, data []byte, perm fs.FileMode) (err error) {
 	// os.CreateTemp would make it 0600 whatever the umask says.
-	tmp := filepath.Join(filepath.Dir(file), fmt.Sprintf(".%s.tmp-%d", filepath.Base(file), os.Getpid()))
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	tmp := filepath.Join(filepath.Dir(file), fmt.Sprintf(".%s.tmp-%d-%d", filepath.Base(file), os.Getpid(), time.Now().UnixNano()))
+	f, err := root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(tmp)
+			_ = root.Remove(tmp)
 		}
 	}()
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err = os.Rename(tmp, file); err != nil {
+	if err = root.Rename(tmp, file); err != nil {
 		return err
 	}
-	d, err := os.Open(filepath.Dir(file))
+	d, err := root.Open(filepath.Dir(file))
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Rules reads .sops.yaml.

@@ -185,9 +185,9 @@ func (r *Rules) Recipients(path string) ([]Recipient, error) {
 			return nil, fmt.Errorf("%s names %s; only age recipients can be sealed for so far", where, c.unsupported)
 		case len(c.recipients) == 0:
 			return nil, fmt.Errorf("%s names no age recipient; add one under age:", where)
-		case c.re == nil || !strings.HasPrefix(c.pattern, "^"):
-			// An unanchored rule would seal other workspaces' secrets for this one's keys.
-			return nil, fmt.Errorf("%s is not anchored (path_regex %q); start it with %q", where, c.pattern, "^"+folder(place.Scope))
+		case !strings.HasPrefix(c.pattern, "^"+folder(place.Scope)):
+			// Any other rule can seal other workspaces' secrets for this one's keys.
+			return nil, fmt.Errorf("%s is not anchored to the workspace (path_regex %q); start it with %q", where, c.pattern, "^"+folder(place.Scope))
 		}
 		if err := sameStrength(c.recipients); err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)

@@ -37,6 +37,8 @@ func ParseSettings(data []byte) (Settings, error) {
 // BindingRequired reports that manifests without a binding are refused.
 func (s Settings) BindingRequired() bool { return s.Binding == "required" }
 
+var quoted = regexp.MustCompile("`[^`]*`?")
+
 var unknownField = regexp.MustCompile(`^line (\d+): field (.+) not found in type `)
 
 // DecodeStrict reads one YAML document of settings into v, and refuses unknown
@@ -55,7 +57,8 @@ func DecodeStrict(data []byte, v any) error {
 			if m := unknownField.FindStringSubmatch(e); m != nil {
 				e = fmt.Sprintf("line %s: %s is no setting here", m[1], m[2])
 			}
-			errs = append(errs, e)
+			// yaml quotes what it cannot use between backticks.
+			errs = append(errs, quoted.ReplaceAllString(e, "a value"))
 		}
 		return errors.New(strings.Join(errs, "; "))
 	}

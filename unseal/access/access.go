@@ -8,6 +8,7 @@
 package access
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -62,6 +63,7 @@ type rule struct {
 	deny    bool
 	expires time.Time
 	keys    map[manifest.Key]struct{} // nil: every key
+	sorted  []manifest.Key            // the same, for a steady order
 }
 
 func (r *rule) active(now time.Time) bool { return r.expires.IsZero() || now.Before(r.expires) }
@@ -201,8 +203,9 @@ func (s *Scope) addGrant(ws manifest.Workspace, f File) {
 		}
 		keys[k] = struct{}{}
 	}
+	sorted := slices.SortedFunc(maps.Keys(keys), func(a, b manifest.Key) int { return strings.Compare(a.String(), b.String()) })
 	for _, subject := range g.Subjects {
-		r := &rule{path: f.Path, subject: subject, deny: g.Effect == manifest.Deny, expires: g.Expires, keys: keys}
+		r := &rule{path: f.Path, subject: subject, deny: g.Effect == manifest.Deny, expires: g.Expires, keys: keys, sorted: sorted}
 		for _, target := range targets {
 			b := s.rules[target]
 			if b == nil {
@@ -284,15 +287,6 @@ func (s *ruleSet) anyAllow(now time.Time) bool {
 	return false
 }
 
-// first picks the rule to name when several decide alike, so that the same
-// question always gets the same answer.
-func first(a, b *rule) *rule {
-	if a == nil || b.path < a.path || b.path == a.path && b.subject.String() < a.subject.String() {
-		return b
-	}
-	return a
-}
-
 func (p *Policy) broken(ws manifest.Workspace) (path string, broken bool) {
 	for _, scope := range []manifest.Workspace{ws, manifest.Instance()} {
 		if s := p.scopes[scope]; s != nil && s.broken != "" {
@@ -366,7 +360,20 @@ func (p *Policy) access(id Identity, ws manifest.Workspace, name manifest.Name, 
 			}
 		})
 	})
+	a.allow, a.deny = inOrder(a.allow), inOrder(a.deny)
 	return a
+}
+
+// inOrder sorts rules, so that the same question always names the same grant,
+// and drops those that several patterns of one grant found again.
+func inOrder(rules []*rule) []*rule {
+	if len(rules) < 2 {
+		return rules
+	}
+	slices.SortFunc(rules, func(x, y *rule) int {
+		return cmp.Or(strings.Compare(x.path, y.path), strings.Compare(x.subject.String(), y.subject.String()))
+	})
+	return slices.Compact(rules)
 }
 
 // Key decides about one key, existing or not. Deny wins.
@@ -384,37 +391,35 @@ func (a Access) Any() Decision {
 	if !d.Allowed {
 		return d
 	}
-	var named []manifest.Key
 	for _, r := range a.allow {
 		if r.keys == nil {
 			return d // a deny that names keys leaves others
 		}
-		named = slices.AppendSeq(named, maps.Keys(r.keys))
 	}
-	slices.SortFunc(named, func(a, b manifest.Key) int { return strings.Compare(a.String(), b.String()) })
-	for _, k := range named {
-		if d = a.Key(k); d.Allowed {
-			break
+	denied := d
+	for _, r := range a.allow {
+		for _, k := range r.sorted {
+			if d := a.Key(k); d.Allowed {
+				return d
+			} else if d.Reason == DenyGrant {
+				denied = d
+			}
 		}
 	}
-	return d
+	return denied
 }
 
 func (a Access) decide(covers func(*rule) bool) Decision {
 	if a.broken != "" {
 		return Decision{Reason: PolicyBroken, Grant: a.broken}
 	}
-	var deny, allow *rule
-	for _, r := range a.deny {
-		if covers(r) {
-			deny = first(deny, r)
+	first := func(rules []*rule) *rule {
+		if i := slices.IndexFunc(rules, covers); i >= 0 {
+			return rules[i]
 		}
+		return nil
 	}
-	for _, r := range a.allow {
-		if covers(r) {
-			allow = first(allow, r)
-		}
-	}
+	deny, allow := first(a.deny), first(a.allow)
 	switch {
 	case deny != nil:
 		return Decision{Reason: DenyGrant, Grant: deny.path, Subject: deny.subject}

@@ -55,10 +55,11 @@ type Client struct {
 func New(cfg Config) (*Client, error) {
 	u, err := url.Parse(cfg.Server)
 	if err != nil || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, fmt.Errorf("server %q is not https://HOST:PORT", cfg.Server)
+		// Not repeated: it may hold a password.
+		return nil, errors.New("server: is not https://HOST:PORT")
 	}
 	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, fmt.Errorf("server %q: plain HTTP is for loopback only; use https", cfg.Server)
+		return nil, fmt.Errorf("server %s: plain HTTP is for loopback only; use https", u.Host)
 	}
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.CAFile != "" {

@@ -10,6 +10,9 @@ package keyring
 import (
 	"bufio"
 	"bytes"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -141,7 +144,14 @@ func (k *Keyring) Create(ws manifest.Workspace, now time.Time) (workspace.Recipi
 		os.Remove(k.Path(ws))
 		return workspace.Recipient{}, fmt.Errorf("keyring: %w", err)
 	}
-	return rcpt, nil
+	// A key that a power failure takes away after its recipient was committed
+	// would take the secrets with it.
+	d, err := os.Open(k.dir)
+	if err != nil {
+		return workspace.Recipient{}, fmt.Errorf("keyring: %w", err)
+	}
+	defer d.Close()
+	return rcpt, d.Sync()
 }
 
 // identity is what both kinds of age identity offer.
@@ -244,6 +254,31 @@ func (r *Ring) Identities() []age.Identity {
 func (r *Ring) Identity(rcpt workspace.Recipient) (age.Identity, bool) {
 	id, ok := r.identities[rcpt]
 	return id, ok
+}
+
+// Authenticate gives a MAC (HMAC-SHA-256, 32 bytes) that only a holder of the
+// active identity can make. context separates its uses.
+func (r *Ring) Authenticate(context string, data []byte) []byte {
+	return authenticate(r.identities[r.order[0]], context, data)
+}
+
+// Authentic reports that some identity of the ring made the MAC.
+func (r *Ring) Authentic(context string, data, mac []byte) bool {
+	ok := false
+	for _, rcpt := range r.order {
+		ok = hmac.Equal(mac, authenticate(r.identities[rcpt], context, data)) || ok
+	}
+	return ok
+}
+
+func authenticate(id identity, context string, data []byte) []byte {
+	key, err := hkdf.Key(sha256.New, []byte(id.String()), nil, context, sha256.Size)
+	if err != nil {
+		panic("hkdf: " + err.Error()) // only for lengths that are no constant's
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write(data)
+	return mac.Sum(nil)
 }
 
 // String names the workspace only, so that a ring that is printed by mistake

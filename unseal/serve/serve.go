@@ -43,14 +43,16 @@ type Config struct {
 
 // Limits of what callers may ask a second. Zero values mean the defaults.
 type Limits struct {
-	PerIdentity float64 // requests a second of one identity; default 10,000
+	PerIdentity float64 // requests a second of one identity; default 1,000
 	PerAddress  float64 // failed authentications a second of one address; default 10
+	Denials     float64 // denied requests a second of one identity; default 50
 }
 
 type server struct {
 	Config
 	identities *limiter
 	addresses  *limiter
+	denials    *limiter
 	started    time.Time
 }
 
@@ -58,7 +60,8 @@ type server struct {
 // /readyz.
 func New(cfg Config) http.Handler {
 	s := &server{Config: cfg, started: cfg.Now()}
-	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 10_000), cfg.Now)
+	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 1_000), cfg.Now)
+	s.denials = newLimiter(orDefault(cfg.Limits.Denials, 50), cfg.Now)
 	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -118,7 +121,10 @@ type request struct {
 func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		now := s.Now()
-		bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		bearer, isBearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !isBearer {
+			bearer = ""
+		}
 		caller, err := s.Tokens.Authenticate(bearer, now)
 		if err != nil {
 			var auth *AuthError
@@ -203,6 +209,13 @@ func (r *request) record(event audit.Event, d access.Decision, status int) audit
 // The record is durable before anything leaves: after a crash the log may name a
 // read that never arrived, but misses none that did.
 func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) bool {
+	// Each denial is a record: an identity must not fill the audit's disk, which
+	// would stop everybody's reads. What is beyond the limit is counted.
+	if rec.Decision == audit.Deny && !s.denials.allow(r.caller.User.String()) {
+		s.Audit.Unauthenticated(audit.RateLimited)
+		tooMany(w)
+		return false
+	}
 	// A caller that hangs up is recorded all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 15*time.Second)
 	defer cancel()
@@ -218,7 +231,7 @@ func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) boo
 		writeError(w, rec.Status, "not-found", "there is no such secret or key")
 	default:
 		if rec.Reason == string(access.PolicyBroken) {
-			writeError(w, rec.Status, "policy-broken", "the grants of this workspace are broken, so all its reads are refused; see sealward agent's status")
+			writeError(w, rec.Status, "policy-broken", "the grants of this workspace are broken, so all its reads are refused; the agent's log names the file")
 			return false
 		}
 		// The same for a secret that is not there and one that is not permitted.
@@ -446,8 +459,9 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ready")
 }
 
-// StatusJSON is the answer of /v1/status. Failing and Problems show only the
-// workspaces in which the caller may list something; the counts are of all.
+// StatusJSON is the answer of /v1/status. Failing shows only secrets that the
+// caller may list, and Problems only those of workspaces in which it may list
+// something; the counts are of all. The agent's log has everything.
 type StatusJSON struct {
 	Version  string        `json:"version"`
 	Branch   string        `json:"branch,omitempty"`
@@ -507,28 +521,23 @@ func (s *server) status(w http.ResponseWriter, r *request) {
 	out.Audit.Seq, out.Audit.Head = s.Audit.Head()
 	if snap := r.snapshot; snap != nil {
 		out.Branch, out.Commit, out.Applied, out.Secrets = snap.Branch, snap.Commit, snap.Applied, snap.Count()
-		seen := map[manifest.Workspace]bool{}
-		sees := func(ws manifest.Workspace) bool {
-			may, asked := seen[ws]
-			if !asked {
-				d := snap.Policy.MayList(r.caller.Identity, ws, r.now)
-				may = d.Allowed || d.Reason == access.PolicyBroken
-				seen[ws] = may
-			}
-			return may
-		}
 		for _, f := range snap.Failing() {
 			out.Counts.Failing++
 			if f.Stale() {
 				out.Counts.Stale++
 			}
-			if sees(f.Place.Scope) {
+			// The name of a secret is shown to whom a list would show it.
+			if snap.Policy.List(r.caller.Identity, f.Place.Scope, f.Place.Name, r.now).Allowed {
 				out.Failing = append(out.Failing, FailingJSON{Path: f.Path, Class: string(f.Failure.Class), Reason: f.Failure.Message, Since: f.Failure.Since.UTC(), Stale: f.Stale()})
 			}
 		}
 		for _, p := range snap.Problems {
 			out.Counts.Problems++
-			if place, _, _ := manifest.Locate(p.Path); place.Scope.IsZero() || sees(place.Scope) {
+			place, _, _ := manifest.Locate(p.Path)
+			if place.Scope.IsZero() {
+				place.Scope = manifest.Instance()
+			}
+			if snap.Policy.MayList(r.caller.Identity, place.Scope, r.now).Allowed {
 				out.Problems = append(out.Problems, ProblemJSON{Path: p.Path, Class: string(p.Class), Reason: p.Message, Closes: p.Closes})
 			}
 		}

@@ -356,7 +356,7 @@ func TestStatusShowsOnlyWhatTheCallerMayList(t *testing.T) {
 	}
 	scopes[ws] = unseal.NewScope(ws, scopes[ws].Records())
 	b.live.Publish(snap.WithScopes(scopes))
-	for who, shown := range map[string]int{"alice": 2, "eve": 0} {
+	for who, shown := range map[string]int{"alice": 1, "lister": 2, "eve": 0} {
 		var s serve.StatusJSON
 		if err := json.Unmarshal(b.get("/v1/status", who).Body.Bytes(), &s); err != nil {
 			t.Fatal(err)

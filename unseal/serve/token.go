@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -79,8 +78,27 @@ func hashToken(salt []byte, secret string) []byte {
 }
 
 // AddToken appends an entry to a tokens file, making it (0600) when it is
-// missing. The file is replaced whole.
+// missing. The file is replaced whole; a lock file beside it keeps two who add at
+// once from losing an entry.
 func AddToken(path string, t Token) error {
+	lock := path + ".lock"
+	for range 200 {
+		l, err := os.OpenFile(lock, os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			time.Sleep(25 * time.Millisecond)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("tokens file: %w", err)
+		}
+		defer os.Remove(lock)
+		l.Close()
+		return addToken(path, t)
+	}
+	return fmt.Errorf("tokens file: %s exists: somebody else changes the file, or a run was cut off; if nobody does, remove it", lock)
+}
+
+func addToken(path string, t Token) error {
 	file := tokensFile{}
 	data, err := os.ReadFile(path)
 	if err == nil {
@@ -95,18 +113,7 @@ func AddToken(path string, t Token) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tokens-*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(out)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		os.Remove(tmp.Name())
-	}
-	return err
+	return workspace.WriteFile(path, out, 0o600)
 }
 
 func parseTokens(data []byte) (tokensFile, error) {
@@ -145,6 +152,7 @@ type Tokens struct {
 	mu      sync.RWMutex
 	size    int64
 	mod     time.Time
+	missing bool
 	entries map[string]*entry
 }
 
@@ -184,7 +192,7 @@ func (t *Tokens) read(info fs.FileInfo) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.size, t.mod, t.entries = info.Size(), info.ModTime(), entries
+	t.missing, t.size, t.mod, t.entries = false, info.Size(), info.ModTime(), entries
 	return nil
 }
 
@@ -218,8 +226,9 @@ func (t Token) check() (*entry, error) {
 // refresh looks at the file once a request: a revoked token must not live on.
 func (t *Tokens) refresh() {
 	info, err := os.Stat(t.path)
+	missing := errors.Is(err, fs.ErrNotExist)
 	t.mu.RLock()
-	same := err == nil && info.Size() == t.size && info.ModTime().Equal(t.mod)
+	same := missing && t.missing || err == nil && !t.missing && info.Size() == t.size && info.ModTime().Equal(t.mod)
 	t.mu.RUnlock()
 	if same {
 		return
@@ -227,14 +236,21 @@ func (t *Tokens) refresh() {
 	if err == nil {
 		err = t.read(info)
 	}
-	if err != nil {
-		t.log.Error("the tokens file changed and cannot be read; the tokens read before stay valid", "error", err)
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if info != nil { // say it once a change
-			t.size, t.mod = info.Size(), info.ModTime()
-		}
+	if err == nil {
+		return
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if missing {
+		t.missing, t.entries = true, nil
+		t.log.Error("the tokens file is gone; no token is valid until it is back", "file", t.path)
+		return
+	}
+	// Said once a change.
+	if info != nil {
+		t.missing, t.size, t.mod = false, info.Size(), info.ModTime()
+	}
+	t.log.Error("the tokens file changed and cannot be read; the tokens read before stay valid", "error", err)
 }
 
 // Authenticate finds the caller of a bearer token. The error is an *AuthError.

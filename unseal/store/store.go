@@ -41,7 +41,8 @@ const format = 1
 // Layout of the bbolt file:
 //
 //	meta/root            JSON of rootRecord
-//	keys/<scope>         the scope's store key, age-encrypted to the ring's active identity
+//	keys/<scope>         HMAC under the ring's active identity, then the scope's store key,
+//	                     age-encrypted to that identity
 //	records:<scope>/<path>
 //	                     1 length byte, blob id, 12-byte nonce, AES-256-GCM of the
 //	                     record's JSON, with scope, path and blob as additional data
@@ -76,6 +77,7 @@ type rootRecord struct {
 type scopeProof struct {
 	Count     int
 	Set, Root []byte
+	Judged    string // what the caller judged the scope by
 }
 
 // Store is an open bbolt file. Its methods are for one goroutine.
@@ -149,6 +151,8 @@ type State struct {
 	Source  string
 	Commit  string // "" for an empty store
 	Records []*unseal.Record
+	// Judged is what Update.Judged said of each scope when it was last written.
+	Judged map[manifest.Workspace]string
 	// Unopened are scopes whose records the rings do not open: their key is gone.
 	Unopened []manifest.Workspace
 }
@@ -184,8 +188,12 @@ func (s *Store) Load(rings Rings) (st State, err error) {
 				continue
 			}
 			proof := root.Scopes[name]
+			if st.Judged == nil {
+				st.Judged = map[manifest.Workspace]string{}
+			}
+			st.Judged[ws] = proof.Judged
 			set, count := setProof(tx.Bucket(bucketRecords(ws)), key)
-			if count != proof.Count || !hmac.Equal(set, proof.Set) || !hmac.Equal(rootProof(key, root, set), proof.Root) {
+			if count != proof.Count || !hmac.Equal(set, proof.Set) || !hmac.Equal(rootProof(key, root, proof), proof.Root) {
 				return ErrDamaged
 			}
 			if err := eachRecord(tx.Bucket(bucketRecords(ws)), func(path, stored []byte) error {
@@ -216,6 +224,9 @@ type Update struct {
 	Delete []*unseal.Record
 	// Reset are scopes that lose all records before Put: theirs cannot be opened.
 	Reset []manifest.Workspace
+	// Judged names what a scope's manifests were judged by, beside their content.
+	// It is kept, authenticated, for State. Nil notes nothing.
+	Judged func(manifest.Workspace) string
 }
 
 // Commit writes an update in one transaction: after a crash the state before or
@@ -262,7 +273,7 @@ func (s *Store) Commit(u Update, rings Rings) (err error) {
 			touched[r.Place.Scope] = true
 		}
 		root.Format, root.Source, root.Commit = format, u.Source, u.Commit
-		return s.prove(tx, meta, root, touched)
+		return s.prove(tx, meta, root, touched, u.Judged)
 	})
 	if err != nil {
 		// What the transaction put into keys may not be in the file.
@@ -273,7 +284,7 @@ func (s *Store) Commit(u Update, rings Rings) (err error) {
 }
 
 // prove writes the root record with fresh proofs for what changed.
-func (s *Store) prove(tx *bolt.Tx, meta *bolt.Bucket, root rootRecord, touched map[manifest.Workspace]bool) error {
+func (s *Store) prove(tx *bolt.Tx, meta *bolt.Bucket, root rootRecord, touched map[manifest.Workspace]bool, judged func(manifest.Workspace) string) error {
 	for ws := range touched {
 		b := tx.Bucket(bucketRecords(ws))
 		key := s.keys[ws]
@@ -291,7 +302,10 @@ func (s *Store) prove(tx *bolt.Tx, meta *bolt.Bucket, root rootRecord, touched m
 		}
 		// A scope whose ring is gone keeps its old proof, and is refused at Load.
 		if key := s.keys[ws]; key != nil {
-			proof.Root = rootProof(key, root, proof.Set)
+			if judged != nil {
+				proof.Judged = judged(ws)
+			}
+			proof.Root = rootProof(key, root, proof)
 			root.Scopes[name] = proof
 		}
 	}
@@ -398,8 +412,11 @@ func (s *Store) scopeKey(tx *bolt.Tx, ws manifest.Workspace, rings Rings) ([]byt
 		return nil, err
 	}
 	s.keys[ws] = key
-	return key, keys.Put([]byte(ws.String()), wrapped.Bytes())
+	return key, keys.Put([]byte(ws.String()), append(ring.Authenticate(wrapContext, wrapped.Bytes()), wrapped.Bytes()...))
 }
+
+// wrapContext separates the MAC of store keys from other uses of an identity.
+const wrapContext = "sealward store key v1"
 
 var errNoKey = errors.New("the ring does not open the scope's store key")
 
@@ -414,7 +431,13 @@ func (s *Store) openKey(tx *bolt.Tx, ws manifest.Workspace, rings Rings) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	r, err := age.Decrypt(bytes.NewReader(keys.Get([]byte(ws.String()))), ring.Identities()...)
+	// Anybody could encrypt a key of their own to the public recipient: only a
+	// holder of the identity can have made the MAC before it.
+	stored := keys.Get([]byte(ws.String()))
+	if len(stored) < sha256.Size || !ring.Authentic(wrapContext, stored[sha256.Size:], stored[:sha256.Size]) {
+		return nil, errNoKey
+	}
+	r, err := age.Decrypt(bytes.NewReader(stored[sha256.Size:]), ring.Identities()...)
 	if err != nil {
 		return nil, errNoKey
 	}
@@ -448,12 +471,13 @@ func setProof(b *bolt.Bucket, key []byte) (sum []byte, count int) {
 	return mac.Sum(nil), count
 }
 
-func rootProof(key []byte, root rootRecord, set []byte) []byte {
+func rootProof(key []byte, root rootRecord, proof scopeProof) []byte {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte("sealward store root v1"))
 	mac.Write(prefixed(nil, []byte(root.Source)))
 	mac.Write(prefixed(nil, []byte(root.Commit)))
-	mac.Write(set)
+	mac.Write(prefixed(nil, []byte(proof.Judged)))
+	mac.Write(proof.Set)
 	return mac.Sum(nil)
 }
 
