@@ -217,6 +217,9 @@ func (d *decoder) files(m *Manifest, s *fieldSet, seen map[Key]int) bool {
 	if f == nil {
 		return true
 	}
+	if len(node.Content) == 0 {
+		d.fail(node, path, "is empty; remove it or add a key")
+	}
 	for _, name := range f.order {
 		k, v := f.keys[name], f.values[name]
 		field := join(path, name)
@@ -321,6 +324,8 @@ func IsSealedValue(s string) bool {
 	return true
 }
 
+var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
+
 // One small file must not make a policy that fills the memory.
 const (
 	maxGrantRules = 4096
@@ -408,7 +413,8 @@ func (d *decoder) grant(m *Manifest, f *fieldSet) {
 	}
 	if v, n := g.text("expires", false); n != nil {
 		t, err := time.Parse(time.RFC3339, v)
-		if err != nil {
+		// time.Parse also takes one-digit hours, a comma, and an offset of 24 hours.
+		if err != nil || !rfc3339.MatchString(v) {
 			d.fail(n, "grant.expires", "%s is not a time such as 2027-01-01T00:00:00Z (RFC 3339)", quote(v))
 		} else if t.Year() < 2000 {
 			// The zero time would mean that the grant never expires.

@@ -10,7 +10,7 @@ var schemas embed.FS
 
 // Schema returns the JSON Schema (draft 2020-12) of a kind of manifest, for
 // editors. It accepts both forms, before and after sealing. Some rules are beyond
-// a schema (keys that stand twice, names against acl): Parse decides.
+// a schema (keys that stand twice, comments among values): Parse decides.
 func Schema(k Kind) ([]byte, error) {
 	text, err := schemas.ReadFile("schema/" + string(k) + ".json")
 	if err != nil {
