@@ -490,20 +490,9 @@ func TestBrokenTreeClosesItsScope(t *testing.T) {
 	good := w.git("rev-parse", "HEAD^{tree}")
 	blob := w.git("rev-parse", "HEAD:workspaces/orders/grants/g.yaml")
 	secrets := w.git("rev-parse", "HEAD:workspaces/orders/secrets")
-	tree := func(lines string) string {
-		t.Helper()
-		cmd := exec.Command("git", "mktree", "--missing")
-		cmd.Dir, cmd.Stdin = filepath.Join(w.dir, "repo"), strings.NewReader(lines)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("git mktree: %v\n%s", err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	grants := tree("100644 blob " + blob + "\t.\n100644 blob " + blob + "\tg.yaml\n")
-	orders := tree("040000 tree " + grants + "\tgrants\n040000 tree " + secrets + "\tsecrets\n")
-	top := tree("040000 tree " + tree("040000 tree "+orders+"\torders\n") + "\tworkspaces\n")
-	w.git("update-ref", "refs/heads/main", w.git("commit-tree", "-p", "HEAD", "-m", "odd", top))
+	grants := w.mktree("100644 blob "+blob+"\t.", "100644 blob "+blob+"\tg.yaml")
+	orders := w.mktree("040000 tree "+grants+"\tgrants", "040000 tree "+secrets+"\tsecrets")
+	w.push(w.mktree("040000 tree " + w.mktree("040000 tree "+orders+"\torders") + "\tworkspaces"))
 	w.sync()
 	alice, _ := manifest.ParseSubject("users:id:alice")
 	scope, _ := manifest.ParseWorkspace("orders")
@@ -514,7 +503,7 @@ func TestBrokenTreeClosesItsScope(t *testing.T) {
 	if w.served() != "orders/db/k=v" {
 		t.Errorf("served %q", w.served())
 	}
-	w.git("update-ref", "refs/heads/main", w.git("commit-tree", "-p", "HEAD", "-m", "mended", good))
+	w.push(good)
 	w.sync()
 	if d := w.live.Current().Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any(); !d.Allowed {
 		t.Errorf("mended: %+v, problems %v", d, w.live.Current().Problems)
@@ -543,19 +532,7 @@ func TestRewoundBranchIsNotFollowed(t *testing.T) {
 
 func TestUnboundManifests(t *testing.T) {
 	w := newWorld(t)
-	unbound := func() string {
-		// What plain sops would have written: seal without the binding, MAC and all.
-		f := filepath.Join(w.dir, "plain.yaml")
-		must(t, os.WriteFile(f, []byte("name: db\nversion: v1\ntype: secret\nworkspace: orders\nsecret: {type: key-value, acl: r, data: {k: hunter2}}\n"), 0o600))
-		sops, err := filepath.Abs("../bin/tools/sops")
-		must(t, err)
-		out, err := exec.Command(sops, "--config", "/dev/null", "-e", "--age", w.ids["orders"].Recipient().String(), "--encrypted-regex", manifest.SealedPattern, f).Output()
-		if err != nil {
-			t.Fatalf("sops (make tools): %v", err)
-		}
-		return string(out)
-	}
-	w.write("workspaces/orders/secrets/db.yaml", unbound())
+	w.write("workspaces/orders/secrets/db.yaml", w.plainSops())
 	w.commit("plain sops")
 	w.start()
 	w.sync()

@@ -4,6 +4,9 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sealward/sealward/seal/workspace"
+	"github.com/sealward/sealward/unseal"
 )
 
 func (a *app) setCmd() *cobra.Command {
@@ -37,11 +40,7 @@ are not set keep their ciphertext, so that the change is small to review.`,
 				fmt.Fprintf(a.Out, "%s: %s has this value already; nothing was changed\n", path, key)
 				return nil
 			}
-			out, err := opened.Envelope.Reseal(a.Now())
-			if err != nil {
-				return err
-			}
-			if err := repo.Write(path, out); err != nil {
+			if err := a.reseal(repo, path, opened); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.Out, "%s: %s set\n", path, key)
@@ -68,15 +67,20 @@ func (a *app) unsetCmd() *cobra.Command {
 			if err := opened.Envelope.Unset(key); err != nil {
 				return err
 			}
-			out, err := opened.Envelope.Reseal(a.Now())
-			if err != nil {
-				return err
-			}
-			if err := repo.Write(path, out); err != nil {
+			if err := a.reseal(repo, path, opened); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.Out, "%s: %s removed\n", path, key)
 			return nil
 		},
 	}
+}
+
+// reseal writes a changed secret back.
+func (a *app) reseal(repo *workspace.Repository, path string, opened *unseal.Opened) error {
+	out, err := opened.Envelope.Reseal(a.Now())
+	if err != nil {
+		return err
+	}
+	return repo.Write(path, out)
 }

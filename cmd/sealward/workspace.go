@@ -104,7 +104,7 @@ func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, w
 		return err
 	}
 	for _, folder := range []string{"secrets", "grants"} {
-		if err := repo.Write(scopeFolder(ws)+folder+"/.gitkeep", nil); err != nil {
+		if err := repo.Write(ws.Folder()+"/"+folder+"/.gitkeep", nil); err != nil {
 			return err
 		}
 	}
@@ -115,13 +115,6 @@ func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, w
 		fmt.Fprintln(a.Out, r)
 	}
 	return nil
-}
-
-func scopeFolder(ws manifest.Workspace) string {
-	if ws.IsInstance() {
-		return "instance/"
-	}
-	return "workspaces/" + ws.String() + "/"
 }
 
 func (a *app) workspaceListCmd() *cobra.Command {

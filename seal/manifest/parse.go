@@ -169,16 +169,10 @@ func (d *decoder) entries(m *Manifest, s *fieldSet, section string, seen map[Key
 	for _, name := range f.order {
 		k, v := f.keys[name], f.values[name]
 		field := join(path, name)
-		key, err := ParseKey(name)
-		if err != nil {
-			d.fail(k, path, "%s", err)
+		key, ok := d.key(k, path, seen)
+		if !ok {
 			continue
 		}
-		if line, dup := seen[key]; dup {
-			d.fail(k, field, "stands twice (first on line %d); keep one", line)
-			continue
-		}
-		seen[key] = k.Line
 		switch {
 		case v.Kind != yaml.ScalarNode:
 			d.fail(v, field, "must be a text, not a list or mapping")
@@ -202,6 +196,21 @@ func (d *decoder) entries(m *Manifest, s *fieldSet, section string, seen map[Key
 	return true
 }
 
+// key checks a key of a secret; seen has the keys of all its sections.
+func (d *decoder) key(k *yaml.Node, path string, seen map[Key]int) (Key, bool) {
+	key, err := ParseKey(k.Value)
+	if err != nil {
+		d.fail(k, path, "%s", err)
+		return Key{}, false
+	}
+	if line, dup := seen[key]; dup {
+		d.fail(k, join(path, k.Value), "stands twice (first on line %d); keep one", line)
+		return Key{}, false
+	}
+	seen[key] = k.Line
+	return key, true
+}
+
 func (d *decoder) files(m *Manifest, s *fieldSet, seen map[Key]int) bool {
 	const section = "files"
 	node := s.take(section)
@@ -223,16 +232,10 @@ func (d *decoder) files(m *Manifest, s *fieldSet, seen map[Key]int) bool {
 	for _, name := range f.order {
 		k, v := f.keys[name], f.values[name]
 		field := join(path, name)
-		key, err := ParseKey(name)
-		if err != nil {
-			d.fail(k, path, "%s", err)
+		key, ok := d.key(k, path, seen)
+		if !ok {
 			continue
 		}
-		if line, dup := seen[key]; dup {
-			d.fail(k, field, "stands twice (first on line %d); keep one", line)
-			continue
-		}
-		seen[key] = k.Line
 		if v.Kind != yaml.ScalarNode || v.Tag == "!!null" || v.Value == "" {
 			d.fail(v, field, "must be the path of a local file")
 			continue

@@ -21,19 +21,20 @@ type Place struct {
 // SecretPath is the path of a secret that is one file, slash-separated and
 // relative to the repository.
 func SecretPath(ws Workspace, name Name) string {
-	return scopeFolder(ws) + "/secrets/" + name.String() + ".yaml"
+	return ws.Folder() + "/secrets/" + name.String() + ".yaml"
 }
 
 // PolicyPath is the path of a grant or role.
 func PolicyPath(ws Workspace, name Name) string {
-	return scopeFolder(ws) + "/grants/" + name.String() + ".yaml"
+	return ws.Folder() + "/grants/" + name.String() + ".yaml"
 }
 
-func scopeFolder(ws Workspace) string {
-	if ws.IsInstance() {
-		return "instance"
+// Folder of a workspace in a repository, without a slash at its end.
+func (w Workspace) Folder() string {
+	if w.IsInstance() {
+		return instanceName
 	}
-	return "workspaces/" + ws.String()
+	return "workspaces/" + w.name
 }
 
 // Locate says what a path of the repository should hold. ours is false for
@@ -67,7 +68,7 @@ func Locate(path string) (place Place, ours bool, err error) {
 		return Place{}, false, nil
 	}
 	if len(rest) < 2 || rest[0] != "secrets" && rest[0] != "grants" {
-		return place, true, fmt.Errorf("stands outside secrets/ and grants/; move it to %s/secrets/<name>.yaml or %[1]s/grants/<name>.yaml", scopeFolder(place.Scope))
+		return place, true, fmt.Errorf("stands outside secrets/ and grants/; move it to %s/secrets/<name>.yaml or %[1]s/grants/<name>.yaml", place.Scope.Folder())
 	}
 	place.Policy = rest[0] == "grants"
 	base, isYAML := strings.CutSuffix(rest[len(rest)-1], ".yaml")
@@ -110,7 +111,7 @@ func (m *Manifest) CheckPlace(p Place) error {
 	case !p.Policy && !m.Kind.IsSecret():
 		return wrong("type", "is %s, but the file stands below secrets/; move it below grants/", m.Kind)
 	case !p.Policy && p.Scope.IsInstance() != (m.Kind == KindInstanceSecret):
-		return wrong("type", "is %s, but the file stands below %s/; an instance-secret stands below instance/secrets/, a secret below workspaces/<workspace>/secrets/", m.Kind, scopeFolder(p.Scope))
+		return wrong("type", "is %s, but the file stands below %s/; an instance-secret stands below instance/secrets/, a secret below workspaces/<workspace>/secrets/", m.Kind, p.Scope.Folder())
 	}
 	stated := m.Workspace
 	if stated.IsZero() { // a grant or role that states none
@@ -120,7 +121,7 @@ func (m *Manifest) CheckPlace(p Place) error {
 		}
 	}
 	if stated != p.Scope {
-		return wrong("workspace", "is %s, but the file stands below %s/; seal it for that workspace, or move it", stated, scopeFolder(p.Scope))
+		return wrong("workspace", "is %s, but the file stands below %s/; seal it for that workspace, or move it", stated, p.Scope.Folder())
 	}
 	if m.Grant != nil && p.Scope.IsInstance() && len(m.Grant.Workspaces) == 0 {
 		return wrong("grant", "names no workspaces; a grant below instance/grants/ lists them under grant.workspaces")

@@ -210,12 +210,7 @@ func anyPath(ws manifest.Workspace) string {
 	return folder(ws) + "secrets/0-any-name-0.yaml"
 }
 
-func folder(ws manifest.Workspace) string {
-	if ws.IsInstance() {
-		return "instance/"
-	}
-	return "workspaces/" + ws.String() + "/"
-}
+func folder(ws manifest.Workspace) string { return ws.Folder() + "/" }
 
 // WorkspaceRecipients is Recipients for a secret of ws that no rule names in
 // particular.
