@@ -13,7 +13,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// noWait: a program built with the race detector sleeps a second before it ends,
+// and these tests run hundreds.
+const noWait = "atexit_sleep_ms=0"
+
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", noWait)
 	testscript.Main(m, map[string]func(){"sealward": main})
 }
 
@@ -58,7 +63,7 @@ func setup(e *testscript.Env) error {
 		{"PATH", e.Getenv("PATH") + string(os.PathListSeparator) + dir},
 		{"HOME", home}, {"XDG_CONFIG_HOME", filepath.Join(home, "config")},
 		{"GIT_CONFIG_GLOBAL", filepath.Join(home, "gitconfig")}, {"GIT_CONFIG_NOSYSTEM", "1"},
-		{"SEALWARD_KEYRING", filepath.Join(e.WorkDir, "keys")},
+		{"SEALWARD_KEYRING", filepath.Join(e.WorkDir, "keys")}, {"GORACE", noWait},
 	} {
 		e.Setenv(v[0], v[1])
 	}
@@ -90,7 +95,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 			poll(ts, strings.Join(args, " "), func() bool {
 				c := exec.Command(args[1], args[2:]...)
 				c.Dir = ts.Getenv("WORK")
-				for _, k := range []string{"PATH", "HOME", "SEALWARD_SERVER", "SEALWARD_KEYRING"} {
+				for _, k := range []string{"PATH", "HOME", "SEALWARD_SERVER", "SEALWARD_KEYRING", "GORACE"} {
 					c.Env = append(c.Env, k+"="+ts.Getenv(k))
 				}
 				c.Path = lookPath(ts, args[1])
