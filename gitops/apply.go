@@ -323,13 +323,20 @@ func (c *change) siblings() {
 	}
 }
 
-// again has a file that is still there judged anew.
+// again has a file that is still there judged anew. That it stands where it may
+// not, as a link say, is not seen in its content, and stays.
 func (c *change) again(path string, ws manifest.Workspace) {
-	if r := c.next.records[ws][path]; r != nil && c.open[path] == nil {
-		fresh := *r
-		fresh.Failure = nil
-		c.open[path] = &fresh
+	r := c.next.records[ws][path]
+	if r == nil || c.open[path] != nil {
+		return
 	}
+	fresh := *r
+	fresh.Failure = nil
+	if r.Failure != nil && r.Failure.Class == unseal.FailPlace {
+		failure := *r.Failure // the old one is published
+		fresh.Failure = &failure
+	}
+	c.open[path] = &fresh
 }
 
 func (c *change) remove(r *unseal.Record) {

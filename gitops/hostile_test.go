@@ -313,3 +313,19 @@ func TestRewindAfterTheStoreIsLost(t *testing.T) {
 		t.Errorf("%v, served %q", err, w.served())
 	}
 }
+
+// A link whose own content is a sealed manifest is a link all the same, also when
+// everything is judged again.
+func TestLinkWithTheContentOfAManifest(t *testing.T) {
+	w := newWorld(t)
+	w.secret("orders", "db", "k=v")
+	w.commit("x")
+	blob := w.git("rev-parse", "HEAD:workspaces/orders/secrets/db.yaml")
+	w.push(w.mktree("040000 tree " + w.mktree("040000 tree "+w.mktree("040000 tree "+w.mktree("120000 blob "+blob+"\tdb.yaml")+"\tsecrets")+"\torders") + "\tworkspaces"))
+	w.start()
+	w.sync()
+	w.want("", "orders/secrets/db:place")
+	w.putKeys("orders", w.ids["orders"])
+	w.sync()
+	w.want("", "orders/secrets/db:place")
+}
