@@ -37,7 +37,7 @@ check: tools lint
 	$(GO) test -timeout 10m ./...
 
 bench: tools
-	$(GO) run ./test/bench
+	cd test/bench && $(GO) run .
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt these files:"; echo "$$out"; exit 1; fi

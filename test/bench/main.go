@@ -11,7 +11,8 @@
 // place in sealward's go.mod.
 //
 // Read it top to bottom by section: one.go seals and unseals one manifest,
-// repository.go and sync.go follow a repository, reads.go asks a server.
+// repository.go and sync.go follow a repository, reads.go asks a server. sops.go
+// is the SOPS library's way, table.go and noise.go print and judge figures.
 package main
 
 import (
@@ -86,12 +87,21 @@ func run(ctx context.Context) (err error) {
 
 	started := time.Now()
 	fmt.Print(machine(b.dir))
+	var noise []string
 	for _, s := range chosen {
+		before := processorTicks()
 		if err := s.run(b); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		if percent, known := processorTicks().others(before); known {
+			noise = append(noise, fmt.Sprintf("%s %d%%", s.name, percent))
+		}
 	}
-	fmt.Printf("\nTook %s.\n", span(time.Since(started)))
+	fmt.Printf("\nTook %s.", span(time.Since(started)))
+	if len(noise) > 0 {
+		fmt.Printf(" Share of the cores that others had meanwhile: %s.", strings.Join(noise, ", "))
+	}
+	fmt.Println()
 	return nil
 }
 
