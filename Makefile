@@ -32,12 +32,13 @@ $(TOOLS)/age:
 test: tools lint
 	$(GO) test -race -timeout 20m ./...
 	$(GO) test -run TestDamage ./unseal/store
+	$(GO) -C test/bench vet -mod=mod .
 
 check: tools lint
 	$(GO) test -timeout 10m ./...
 
 bench: tools
-	cd test/bench && $(GO) run .
+	$(GO) -C test/bench run -mod=mod .
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt these files:"; echo "$$out"; exit 1; fi
