@@ -29,6 +29,11 @@ type Settings struct {
 	Audit    struct {
 		File string `yaml:"file"` // default audit.jsonl in the state folder
 	} `yaml:"audit"`
+	// Webhook, and Verify and ClientCAFile below, are part of the format; this
+	// version refuses them when they ask for something, and does not ignore them.
+	Webhook struct {
+		SecretFile string `yaml:"secretFile"`
+	} `yaml:"webhook"`
 }
 
 // SourceSettings says what to follow.
@@ -38,7 +43,11 @@ type SourceSettings struct {
 	Path     string   `yaml:"path"`   // folder of the repository; default .
 	Interval Duration `yaml:"interval"`
 	Timeout  Duration `yaml:"timeout"`
-	Auth     struct {
+	Verify   struct {
+		Mode               string `yaml:"mode"` // none
+		AllowedSignersFile string `yaml:"allowedSignersFile"`
+	} `yaml:"verify"`
+	Auth struct {
 		UsernameFile   string `yaml:"usernameFile"`
 		PasswordFile   string `yaml:"passwordFile"`
 		TokenFile      string `yaml:"tokenFile"`
@@ -54,6 +63,8 @@ type ServeSettings struct {
 	TLS    struct {
 		CertFile string `yaml:"certFile"`
 		KeyFile  string `yaml:"keyFile"`
+		// ClientCAFile is for client certificates.
+		ClientCAFile string `yaml:"clientCAFile"`
 	} `yaml:"tls"`
 	TokensFile string `yaml:"tokensFile"`
 	Limits     struct {
@@ -126,6 +137,19 @@ func (s *Settings) Check(once bool) error {
 	}
 	if (s.Serve.TLS.CertFile == "") != (s.Serve.TLS.KeyFile == "") {
 		errs = append(errs, errors.New("serve.tls needs both certFile and keyFile"))
+	}
+	// A protection that is asked for and not there must not be passed over.
+	for _, f := range []struct {
+		field string
+		asked bool
+	}{
+		{"source.verify", s.Source.Verify.Mode != "" && s.Source.Verify.Mode != "none" || s.Source.Verify.AllowedSignersFile != ""},
+		{"serve.tls.clientCAFile", s.Serve.TLS.ClientCAFile != ""},
+		{"webhook.secretFile", s.Webhook.SecretFile != ""},
+	} {
+		if f.asked {
+			errs = append(errs, fmt.Errorf("%s is not supported by this version; leave it out", f.field))
+		}
 	}
 	if s.Binding != "" && s.Binding != "required" && s.Binding != "optional" {
 		errs = append(errs, fmt.Errorf("binding is %.40q; required or optional", s.Binding))
