@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 // home of its own.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("../../test/scripts/*.txt")
-	if err != nil || len(files) < 6 {
+	if err != nil || len(files) < 8 {
 		t.Fatalf("found %d scripts: %v", len(files), err)
 	}
 	testscript.Run(t, testscript.Params{Deadline: time.Now().Add(4 * time.Minute), Files: files, Setup: setup, Cmds: commands(), RequireExplicitExec: true})

@@ -473,3 +473,85 @@ func TestListenRefusesPlainHTTPOnANetwork(t *testing.T) {
 		l.Close()
 	}
 }
+
+// An identity that is denied again and again must not fill the audit's disk.
+func TestDenialsAreBounded(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	codes := map[int]int{}
+	for range 500 {
+		codes[b.get(base+"/db", "eve").Code]++
+	}
+	if codes[403] != 100 || codes[429] != 400 || len(b.audit.take()) != 100 || b.audit.unauth[audit.RateLimited] != 400 {
+		t.Errorf("%v, counted %v", codes, b.audit.unauth)
+	}
+	if w := b.get(base+"/db", "alice"); w.Code != 200 {
+		t.Errorf("alice: %d", w.Code)
+	}
+}
+
+func TestTokensFileThatIsGone(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	text, err := os.ReadFile(b.tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(b.tokens); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if w := b.get(base+"/db", "alice"); w.Code == 200 {
+			t.Fatal("a token of a file that is gone is valid")
+		}
+	}
+	if n := strings.Count(b.log.String(), "tokens file is gone"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+	if err := os.WriteFile(b.tokens, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.now = b.now.Add(time.Minute) // the address guessed too often
+	if w := b.get(base+"/db", "alice"); w.Code != 200 {
+		t.Errorf("back again: %d", w.Code)
+	}
+}
+
+func TestTokensAddedAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tokens.yaml")
+	var adding sync.WaitGroup
+	for range 8 {
+		adding.Go(func() {
+			_, entry, err := serve.NewToken(mustParse(t, manifest.ParseSubject, "users:id:x"), nil, 0, time.Now())
+			if err == nil {
+				err = serve.AddToken(path, entry)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	adding.Wait()
+	text, err := os.ReadFile(path)
+	if err != nil || strings.Count(string(text), "id: ") != 8 {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if _, err := os.Stat(path + ".lock"); err == nil {
+		t.Error("the lock was left behind")
+	}
+}
+
+// "Bearer" is asked for: other schemes carry no token.
+func TestOnlyBearer(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	for _, header := range []string{b.bearer["alice"], "Token " + b.bearer["alice"], "Bearer" + b.bearer["alice"]} {
+		r := httptest.NewRequest("GET", base+"/db", nil)
+		r.Header.Set("Authorization", header)
+		w := httptest.NewRecorder()
+		b.http.ServeHTTP(w, r)
+		if w.Code != 401 {
+			t.Errorf("%.10q: %d", header, w.Code)
+		}
+	}
+}

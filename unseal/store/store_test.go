@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/unseal"
@@ -170,5 +171,48 @@ func TestMoveAsideKeepsBoth(t *testing.T) {
 		if got, err := os.ReadFile(moved[i]); err != nil || string(got) != want {
 			t.Errorf("%s: %s, %v", moved[i], got, err)
 		}
+	}
+}
+
+// Who can write the file but holds no identity cannot make a scope of their own:
+// a key that is merely encrypted to the public recipient is not believed.
+func TestForgedScopeKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	rings := ringOf(t, "orders")
+	s := mustOpen(t, path)
+	if err := s.Commit(store.Update{Source: "src", Commit: "c1", Put: []*unseal.Record{record(t, "orders", "a", "b1", "v1")}}, rings); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	ws, _ := manifest.ParseWorkspace("orders")
+	ring, _ := rings(ws)
+	to, err := ring.ActiveRecipient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var forged bytes.Buffer
+	w, err := age.Encrypt(&forged, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = w.Write(make([]byte, 32))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("keys"))
+		mac := bytes.Clone(b.Get([]byte("orders"))[:32])
+		return b.Put([]byte("orders"), append(mac, forged.Bytes()...))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	st, err := mustOpen(t, path).Load(rings)
+	if err != nil || len(st.Records) != 0 || len(st.Unopened) != 1 {
+		t.Errorf("%+v, %v", st, err)
 	}
 }
