@@ -4,7 +4,8 @@
 //
 // Most callers need [Open], then [Mirror.Look] and, when that differs from
 // what they have, [Mirror.Fetch], [Mirror.Diff], [Mirror.ReadBlob] and
-// [Mirror.SetApplied].
+// [Mirror.SetApplied]. [InitWorkTree] is apart from that: it makes the Git
+// repository in which people write.
 //
 // It knows nothing of secrets, manifests or keys: what it stores is what the
 // remote stores, ciphertext. It does not decide which commit may be followed,
