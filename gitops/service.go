@@ -132,9 +132,8 @@ func (s *Service) Once(ctx context.Context) (*unseal.Snapshot, error) {
 	return s.live.Current(), err
 }
 
-// Run follows the branch and serves until ctx ends. ready, which may be nil, is
-// called once with the address that is served.
-func (s *Service) Run(ctx context.Context, ready func(address string)) (err error) {
+// Run follows the branch and serves until ctx ends. The log says at what address.
+func (s *Service) Run(ctx context.Context) (err error) {
 	tokens, err := serve.OpenTokens(s.Settings.Serve.TokensFile, s.Log)
 	if err != nil {
 		return err
@@ -178,9 +177,6 @@ func (s *Service) Run(ctx context.Context, ready func(address string)) (err erro
 	}
 	handler := serve.New(serve.Config{Live: s.live, Audit: log, Tokens: tokens, Now: s.Now, Log: s.Log, Limits: s.Settings.Limits(), Version: s.Version})
 	s.Log.Info("serving", "address", address(listener, tlsConfig != nil), "audit", s.Settings.Audit.File)
-	if ready != nil {
-		ready(address(listener, tlsConfig != nil))
-	}
 	var following sync.WaitGroup
 	follow, stop := context.WithCancel(ctx)
 	following.Go(func() { s.agent.Run(follow) })
@@ -191,13 +187,6 @@ func (s *Service) Run(ctx context.Context, ready func(address string)) (err erro
 	defer cancel()
 	_, stopErr := log.Append(stopping, audit.Record{Event: audit.Stop})
 	return errors.Join(err, stopErr)
-}
-
-// Trigger asks for a look at the remote now.
-func (s *Service) Trigger() {
-	if s.agent != nil {
-		s.agent.Trigger()
-	}
 }
 
 func address(l net.Listener, withTLS bool) string {

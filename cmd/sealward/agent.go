@@ -46,7 +46,7 @@ last applied commit is served also when the remote is away.`,
 			}
 			svc := &gitops.Service{Settings: s, Log: log, Now: a.Now, Version: buildVersion()}
 			if !once {
-				return svc.Run(c.Context(), nil)
+				return svc.Run(c.Context())
 			}
 			snapshot, err := svc.Once(c.Context())
 			if err != nil {

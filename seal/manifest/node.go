@@ -25,7 +25,7 @@ type decoder struct {
 	errs Errors
 }
 
-func (d *decoder) fail(n *yaml.Node, field, format string, args ...any) {
+func (d *decoder) fail(n *yaml.Node, field, format string, args ...any) *Error {
 	e := &Error{File: d.file, Field: field, Msg: fmt.Sprintf(format, args...)}
 	if n != nil {
 		e.Line, e.Column = n.Line, n.Column
@@ -33,6 +33,7 @@ func (d *decoder) fail(n *yaml.Node, field, format string, args ...any) {
 	if len(d.errs) < maxErrors {
 		d.errs = append(d.errs, e)
 	}
+	return e
 }
 
 // readDocument returns the root mapping of the one document in data.

@@ -294,8 +294,7 @@ func (d *decoder) checkSealed(v *yaml.Node, field string) {
 	case strings.HasPrefix(v.Value, "ENC["):
 		d.fail(v, field, "is not a well-formed sealed value; it was edited by hand")
 	default:
-		d.fail(v, field, "%s", leaked)
-		d.errs[len(d.errs)-1].Leaked = true
+		d.fail(v, field, "%s", leaked).Leaked = true
 	}
 }
 

@@ -80,81 +80,80 @@ func New(cfg Config) (*Client, error) {
 	}}, nil
 }
 
-func secretPath(ws manifest.Workspace, name manifest.Name) string {
+func secretsPath(ws manifest.Workspace) string {
 	if ws.IsInstance() {
-		return "/v1/instance/secrets/" + name.String()
+		return "/v1/instance/secrets"
 	}
-	return "/v1/workspaces/" + ws.String() + "/secrets/" + name.String()
+	return "/v1/workspaces/" + ws.String() + "/secrets"
+}
+
+func secretPath(ws manifest.Workspace, name manifest.Name) string {
+	return secretsPath(ws) + "/" + name.String()
 }
 
 // Secret reads every key of a secret that the caller may read.
-func (c *Client) Secret(ctx context.Context, ws manifest.Workspace, name manifest.Name) (serve.SecretJSON, error) {
-	var out serve.SecretJSON
-	body, _, err := c.get(ctx, secretPath(ws, name))
-	if err == nil {
-		err = json.Unmarshal(body, &out)
-	}
+func (c *Client) Secret(ctx context.Context, ws manifest.Workspace, name manifest.Name) (out serve.SecretJSON, err error) {
+	err = c.getJSON(ctx, secretPath(ws, name), &out)
 	return out, err
 }
 
 // Key reads one value.
 func (c *Client) Key(ctx context.Context, ws manifest.Workspace, name manifest.Name, key manifest.Key) ([]byte, error) {
-	body, _, err := c.get(ctx, secretPath(ws, name)+"/keys/"+key.String())
-	return body, err
+	return c.get(ctx, secretPath(ws, name)+"/keys/"+key.String())
 }
 
 // List reads what the caller may see of a workspace.
-func (c *Client) List(ctx context.Context, ws manifest.Workspace) (serve.ListJSON, error) {
-	path := "/v1/workspaces/" + ws.String() + "/secrets"
-	if ws.IsInstance() {
-		path = "/v1/instance/secrets"
-	}
-	var out serve.ListJSON
-	body, _, err := c.get(ctx, path)
-	if err == nil {
-		err = json.Unmarshal(body, &out)
-	}
+func (c *Client) List(ctx context.Context, ws manifest.Workspace) (out serve.ListJSON, err error) {
+	err = c.getJSON(ctx, secretsPath(ws), &out)
 	return out, err
 }
 
 // Status reads how the agent is doing.
-func (c *Client) Status(ctx context.Context) (serve.StatusJSON, error) {
-	var out serve.StatusJSON
-	body, _, err := c.get(ctx, "/v1/status")
-	if err == nil {
-		err = json.Unmarshal(body, &out)
-	}
+func (c *Client) Status(ctx context.Context) (out serve.StatusJSON, err error) {
+	err = c.getJSON(ctx, "/v1/status", &out)
 	return out, err
 }
 
-func (c *Client) get(ctx context.Context, path string) ([]byte, http.Header, error) {
+func (c *Client) getJSON(ctx context.Context, path string, out any) error {
+	body, err := c.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	if json.Unmarshal(body, out) != nil {
+		// Without json's own text, which can quote the answer.
+		return fmt.Errorf("%s: the answer is not an agent's", c.base)
+	}
+	return nil
+}
+
+func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var unknown x509.UnknownAuthorityError
 		if errors.As(err, &unknown) {
-			return nil, nil, fmt.Errorf("%s: the server's certificate is of an unknown authority; name its CA with --ca-file", c.base)
+			return nil, fmt.Errorf("%s: the server's certificate is of an unknown authority; name its CA with --ca-file", c.base)
 		}
-		return nil, nil, fmt.Errorf("%s cannot be reached: %w", c.base, errors.Unwrap(err))
+		return nil, fmt.Errorf("%s cannot be reached: %w", c.base, errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: the answer was cut: %w", c.base, err)
+		return nil, fmt.Errorf("%s: the answer was cut: %w", c.base, err)
 	}
 	if len(body) > maxAnswer {
-		return nil, nil, fmt.Errorf("%s: the answer is larger than %d MiB", c.base, maxAnswer>>20)
+		return nil, fmt.Errorf("%s: the answer is larger than %d MiB", c.base, maxAnswer>>20)
 	}
 	if resp.StatusCode == http.StatusOK {
-		return body, resp.Header, nil
+		return body, nil
 	}
 	var e serve.ErrorJSON
 	if json.Unmarshal(body, &e) != nil || e.Error.Message == "" {
-		return nil, nil, fmt.Errorf("%s answered %s, which is not an agent's answer", c.base, resp.Status)
+		return nil, fmt.Errorf("%s answered %s, which is not an agent's answer", c.base, resp.Status)
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
@@ -166,5 +165,5 @@ func (c *Client) get(ctx context.Context, path string) ([]byte, http.Header, err
 	default:
 		err = errors.New(strings.ToLower(http.StatusText(resp.StatusCode)))
 	}
-	return nil, nil, fmt.Errorf("%w: %s", err, e.Error.Message)
+	return nil, fmt.Errorf("%w: %s", err, e.Error.Message)
 }

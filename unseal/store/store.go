@@ -222,8 +222,6 @@ type Update struct {
 	Commit string
 	Put    []*unseal.Record
 	Delete []*unseal.Record
-	// Reset are scopes that lose all records before Put: theirs cannot be opened.
-	Reset []manifest.Workspace
 	// Judged names what a scope's manifests were judged by, beside their content.
 	// It is kept, authenticated, for State. Nil notes nothing.
 	Judged func(manifest.Workspace) string
@@ -247,12 +245,6 @@ func (s *Store) Commit(u Update, rings Rings) (err error) {
 		touched := map[manifest.Workspace]bool{}
 		if err := s.dropUnopened(tx, &root, rings); err != nil {
 			return err
-		}
-		for _, ws := range u.Reset {
-			if err := s.reset(tx, ws); err != nil {
-				return err
-			}
-			touched[ws] = true
 		}
 		for _, r := range u.Delete {
 			if b := tx.Bucket(bucketRecords(r.Place.Scope)); b != nil {
