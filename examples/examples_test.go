@@ -72,7 +72,7 @@ func TestManifests(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := len(m.Secret.Entries)
-		sealed, err := seal.Seal(m, []workspace.Recipient{to}, seal.Options{Now: time.Now()})
+		sealed, err := seal.Seal(m, workspace.For(to), seal.Options{Now: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -145,7 +145,7 @@ func (w *world) sealedFor(id *age.X25519Identity, ws, name string, values ...str
 	must(w.t, err)
 	to, err := workspace.ParseRecipient(id.Recipient().String())
 	must(w.t, err)
-	out, err := seal.Seal(m, []workspace.Recipient{to}, seal.Options{Now: w.now})
+	out, err := seal.Seal(m, workspace.For(to), seal.Options{Now: w.now})
 	must(w.t, err)
 	return string(out)
 }

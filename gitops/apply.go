@@ -719,44 +719,28 @@ func (c *change) conflicts(records []*unseal.Record, contents []*unseal.Content)
 		}
 	}
 	for s, list := range changed {
-		type member struct {
-			path    string
-			part    bool
-			content *unseal.Content
+		var parts []manifest.Part
+		part := func(r *unseal.Record, content *unseal.Content) manifest.Part {
+			p := manifest.Part{Path: r.Path, InFolder: r.Place.Part != "", Type: content.Type, ACL: content.ACL}
+			for _, v := range content.Values {
+				p.Keys = append(p.Keys, v.Key)
+			}
+			return p
 		}
-		var members []member
 		for _, r := range c.filesOf(s.ws, s.name) {
 			if r.Good != nil && c.open[r.Path] == nil && c.next.records[s.ws][r.Path] != nil {
 				kept[s] = append(kept[s], r)
 			}
 		}
 		for _, r := range kept[s] {
-			members = append(members, member{r.Path, r.Place.Part != "", r.Good})
+			parts = append(parts, part(r, r.Good))
 		}
 		for _, i := range list {
-			members = append(members, member{records[i].Path, records[i].Place.Part != "", contents[i]})
+			parts = append(parts, part(records[i], contents[i]))
 		}
-		slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.path, b.path) })
-		var why string
-		keys := map[string]string{}
-		for _, m := range members {
-			first := members[0]
-			switch {
-			case m.part != first.part:
-				why = fmt.Sprintf("%s and %s: a secret is one file or one folder of parts, not both; remove one", first.path, m.path)
-			case m.content.Type != first.content.Type || m.content.ACL != first.content.ACL:
-				why = fmt.Sprintf("%s and %s: parts of one secret must repeat its type and acl", first.path, m.path)
-			}
-			for _, v := range m.content.Values {
-				if other, twice := keys[v.Key]; twice {
-					why = fmt.Sprintf("%s and %s: key %s stands in both parts; remove it from one", other, m.path, v.Key)
-				}
-				keys[v.Key] = m.path
-			}
-		}
-		if why != "" {
+		if err := manifest.CheckParts(parts); err != nil {
 			for _, i := range list {
-				records[i].Failure = &unseal.Failure{Class: unseal.FailConflict, Message: why}
+				records[i].Failure = &unseal.Failure{Class: unseal.FailConflict, Message: err.Error()}
 			}
 		}
 	}

@@ -9,7 +9,6 @@ package seal
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -20,7 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/getsops/sops/v3"
-	"github.com/getsops/sops/v3/age"
+	"github.com/getsops/sops/v3/keyservice"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/seal/manifest"
@@ -33,20 +32,24 @@ type Options struct {
 	Now time.Time
 	// ReadFile reads what files: names. Nil refuses manifests with files.
 	ReadFile func(path string) ([]byte, error)
+	// Keys seals the data key for recipients that are services. Nil refuses them:
+	// a repository must not choose where credentials go, so what it names is only
+	// asked when the keyring lists it (keyring.yaml).
+	Keys keyservice.KeyServiceClient
 }
 
 // Seal returns the sealed form of a plaintext manifest, for the recipients given
 // and with a fresh data key. The manifest's nodes are changed and must not be
 // used afterwards. Every value becomes text; what a YAML text cannot carry moves
 // to binaryData.
-func Seal(m *manifest.Manifest, to []workspace.Recipient, opts Options) ([]byte, error) {
+func Seal(m *manifest.Manifest, to workspace.Recipients, opts Options) ([]byte, error) {
 	if !m.Kind.IsSecret() {
 		return nil, fmt.Errorf("%s: is a %s, which has nothing to seal", m.File, m.Kind)
 	}
 	if m.Sealed {
 		return nil, fmt.Errorf("%s: is sealed already; change it with sealward set, or unseal it first", m.File)
 	}
-	if len(to) == 0 {
+	if len(to.All()) == 0 {
 		return nil, fmt.Errorf("%s: there is no recipient to seal for", m.File)
 	}
 	values, err := plainValues(m, opts.ReadFile)
@@ -69,37 +72,15 @@ func Seal(m *manifest.Manifest, to []workspace.Recipient, opts Options) ([]byte,
 		setNode(body, text, section, v.Key.String())
 	}
 
-	e := &Envelope{m: m, cipher: newFieldCipher(), dataKey: make([]byte, 32)}
-	if _, err := rand.Read(e.dataKey); err != nil {
-		return nil, err
-	}
 	root, err := branch(m.Node())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.File, err)
 	}
-	e.tree.Branches = sops.TreeBranches{root}
-	if err := e.sealFor(to); err != nil {
+	e := &Envelope{m: m, tree: sops.Tree{Branches: sops.TreeBranches{root}}}
+	if err := e.newDataKey(to, opts.Keys); err != nil {
 		return nil, err
 	}
 	return e.reseal(opts.Now)
-}
-
-// sealFor encrypts the data key for every recipient.
-func (e *Envelope) sealFor(to []workspace.Recipient) error {
-	silenceSOPS()
-	var group sops.KeyGroup
-	for _, r := range to {
-		k, err := age.MasterKeyFromRecipient(r.String())
-		if err == nil {
-			err = k.Encrypt(e.dataKey)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: the data key could not be sealed for %s", e.m.File, r)
-		}
-		group = append(group, k)
-	}
-	e.tree.Metadata.KeyGroups = []sops.KeyGroup{group}
-	return nil
 }
 
 // plainValues reads data, binaryData and files of a plaintext manifest.

@@ -86,7 +86,7 @@ func mustSeal(t testing.TB, text string, to ...workspace.Recipient) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := seal.Seal(m, to, seal.Options{Now: now})
+	out, err := seal.Seal(m, workspace.For(to...), seal.Options{Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestAwkwardTexts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := seal.Seal(m, []workspace.Recipient{p.rcpt}, seal.Options{Now: now})
+		out, err := seal.Seal(m, workspace.For(p.rcpt), seal.Options{Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}

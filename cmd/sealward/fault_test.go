@@ -98,7 +98,7 @@ func (f *farm) commit(number int) {
 	f.sh(fmt.Sprintf("cd secrets && git add -A && git commit -q -m %d && git push -q origin main", number))
 }
 
-func recipientsOf(t *testing.T, rules []byte, ws manifest.Workspace) []workspace.Recipient {
+func recipientsOf(t *testing.T, rules []byte, ws manifest.Workspace) workspace.Recipients {
 	t.Helper()
 	r, err := workspace.ParseRules(rules)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
-	"github.com/sealward/sealward/seal/workspace"
 )
 
 func (a *app) getCmd() *cobra.Command {
@@ -292,7 +291,7 @@ func (a *app) getWorkspaces(format string) error {
 	for _, ws := range scopes {
 		it := workspaceItem{Name: ws.String(), Key: opens[ws], Secrets: secrets[ws], Grants: grants[ws]}
 		to, err := rules.WorkspaceRecipients(ws)
-		it.Recipients = texts[workspace.Recipient](to)
+		it.Recipients = texts(to.All())
 		if err != nil {
 			it.Problem = err.Error()
 		}

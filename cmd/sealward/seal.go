@@ -144,7 +144,7 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	if err := workspace.WriteFile(out, sealed, 0o666); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Err, "%s sealed for %d recipients: %s\n", m.ID(), len(to), out)
+	fmt.Fprintf(a.Err, "%s sealed for %d recipients: %s\n", m.ID(), len(to.All()), out)
 	return nil
 }
 

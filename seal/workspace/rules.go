@@ -33,29 +33,68 @@ type Rules struct {
 type rule struct {
 	re         *regexp.Regexp // nil: matches every path
 	pattern    string
-	recipients []Recipient
-	// unsupported names the first kind of key that is not age.
+	recipients Recipients
+	// unsupported names the first kind of key that sealward cannot seal for.
 	unsupported string
-	line        int
+	node        *yaml.Node
 }
 
 // creationRule is what sealward reads of a SOPS creation rule (SOPS's
 // config.creationRule). Other fields are kept as they are.
 type creationRule struct {
-	PathRegex string     `yaml:"path_regex"`
-	Age       yaml.Node  `yaml:"age"`
-	PGP       yaml.Node  `yaml:"pgp"`
-	KMS       yaml.Node  `yaml:"kms"`
-	GCPKMS    yaml.Node  `yaml:"gcp_kms"`
-	HCKMS     yaml.Node  `yaml:"hckms"`
-	Azure     yaml.Node  `yaml:"azure_keyvault"`
-	Vault     yaml.Node  `yaml:"hc_vault_transit_uri"`
-	KeyGroups []keyGroup `yaml:"key_groups"`
+	PathRegex  string     `yaml:"path_regex"`
+	Age        texts      `yaml:"age"`
+	PGP        texts      `yaml:"pgp"`
+	KMS        texts      `yaml:"kms"`
+	AWSProfile string     `yaml:"aws_profile"`
+	GCPKMS     texts      `yaml:"gcp_kms"`
+	HCKMS      yaml.Node  `yaml:"hckms"`
+	Azure      texts      `yaml:"azure_keyvault"`
+	Vault      texts      `yaml:"hc_vault_transit_uri"`
+	KeyGroups  []keyGroup `yaml:"key_groups"`
+	Threshold  int        `yaml:"shamir_threshold"`
 }
 
+// keyGroup is SOPS's config.keyGroup.
 type keyGroup struct {
-	Age   yaml.Node            `yaml:"age"`
-	Other map[string]yaml.Node `yaml:",inline"`
+	Merge []keyGroup `yaml:"merge"`
+	Age   texts      `yaml:"age"`
+	PGP   texts      `yaml:"pgp"`
+	KMS   []struct {
+		Arn     string            `yaml:"arn"`
+		Role    string            `yaml:"role"`
+		Context map[string]string `yaml:"context"`
+		Profile string            `yaml:"aws_profile"`
+	} `yaml:"kms"`
+	GCPKMS []struct {
+		ID string `yaml:"resource_id"`
+	} `yaml:"gcp_kms"`
+	Azure []struct {
+		URL     string `yaml:"vaultUrl"`
+		Key     string `yaml:"key"`
+		Version string `yaml:"version"`
+	} `yaml:"azure_keyvault"`
+	Vault texts     `yaml:"hc_vault"`
+	HCKMS yaml.Node `yaml:"hckms"`
+}
+
+// texts reads SOPS's two spellings: a comma-separated text and a list.
+type texts []string
+
+// UnmarshalYAML is yaml.v3's interface.
+func (t *texts) UnmarshalYAML(n *yaml.Node) error {
+	var out []string
+	if n.Kind == yaml.ScalarNode {
+		out = strings.Split(n.Value, ",")
+	} else if err := n.Decode(&out); err != nil {
+		return errors.New("must be a text or a list of recipients")
+	}
+	for _, s := range out {
+		if s = strings.TrimSpace(s); s != "" {
+			*t = append(*t, s)
+		}
+	}
+	return nil
 }
 
 // ErrNoRule says that no creation rule covers a workspace.
@@ -106,7 +145,7 @@ func parseRule(n *yaml.Node) (rule, error) {
 	if err := n.Decode(&c); err != nil {
 		return rule{}, errors.New("is not a SOPS creation rule")
 	}
-	out := rule{pattern: c.PathRegex, line: n.Line}
+	out := rule{pattern: c.PathRegex, node: n}
 	if c.PathRegex != "" {
 		re, err := regexp.Compile(c.PathRegex)
 		if err != nil {
@@ -114,87 +153,133 @@ func parseRule(n *yaml.Node) (rule, error) {
 		}
 		out.re = re
 	}
-	ages := []yaml.Node{c.Age}
-	for kind, n := range map[string]yaml.Node{"pgp": c.PGP, "kms": c.KMS, "gcp_kms": c.GCPKMS, "hckms": c.HCKMS, "azure_keyvault": c.Azure, "hc_vault_transit_uri": c.Vault} {
-		if !n.IsZero() {
-			out.unsupported = kind
+	p := &groupParser{}
+	if len(c.KeyGroups) == 0 {
+		p.texts("age", c.Age)
+		p.texts("pgp", c.PGP)
+		for _, arn := range c.KMS {
+			p.add("kms", func() (Recipient, error) { return ParseAWS(arn, "", nil, c.AWSProfile) })
 		}
-	}
-	if len(c.KeyGroups) > 1 {
-		out.unsupported = "several key_groups"
+		p.texts("gcp_kms", c.GCPKMS)
+		p.texts("azure_keyvault", c.Azure)
+		p.texts("hc_vault_transit_uri", c.Vault)
+		p.refuse("hckms", c.HCKMS)
+		out.recipients = Recipients{groups: [][]Recipient{p.group}}
 	}
 	for _, g := range c.KeyGroups {
-		ages = append(ages, g.Age)
-		for kind := range g.Other {
-			out.unsupported = kind
-		}
+		p.group = nil
+		p.keyGroup(g, 0)
+		out.recipients.groups = append(out.recipients.groups, p.group)
 	}
-	for _, a := range ages {
-		texts, err := recipientTexts(a)
-		if err != nil {
-			return rule{}, err
-		}
-		for _, s := range texts {
-			rcpt, err := ParseRecipient(s)
-			if err != nil {
-				return rule{}, fmt.Errorf("age: %w", err)
-			}
-			out.recipients = append(out.recipients, rcpt)
-		}
+	if len(c.KeyGroups) > 1 {
+		out.recipients.threshold = c.Threshold
 	}
-	return out, nil
+	out.unsupported = p.unsupported
+	return out, p.err
 }
 
-// recipientTexts reads SOPS's two spellings: a comma-separated text and a list.
-func recipientTexts(n yaml.Node) ([]string, error) {
-	var out []string
-	switch {
-	case n.IsZero():
-		return nil, nil
-	case n.Kind == yaml.ScalarNode:
-		out = strings.Split(n.Value, ",")
+// groupParser collects the recipients of one key group; the first error stays.
+type groupParser struct {
+	group       []Recipient
+	unsupported string
+	err         error
+}
+
+// fieldKinds says which kinds a field of SOPS's configuration may hold.
+func fieldKinds(field string) []RecipientKind {
+	switch field {
+	case "age":
+		return []RecipientKind{KindAge, KindHybrid, KindSSH}
+	case "pgp":
+		return []RecipientKind{KindPGP}
+	case "kms":
+		return []RecipientKind{KindAWS}
+	case "gcp_kms":
+		return []RecipientKind{KindGCP}
+	case "azure_keyvault":
+		return []RecipientKind{KindAzure}
 	default:
-		if err := n.Decode(&out); err != nil {
-			return nil, errors.New("age: must be a text or a list of recipients")
-		}
+		return []RecipientKind{KindTransit}
 	}
-	var trimmed []string
-	for _, s := range out {
-		if s = strings.TrimSpace(s); s != "" {
-			trimmed = append(trimmed, s)
-		}
+}
+
+func (p *groupParser) add(field string, parse func() (Recipient, error)) {
+	r, err := parse()
+	if err == nil && !slices.Contains(fieldKinds(field), r.kind) {
+		err = fmt.Errorf("recipient %.80q is of another kind (%s)", r, r.kind)
 	}
-	return trimmed, nil
+	if err != nil {
+		if p.err == nil {
+			p.err = fmt.Errorf("%s: %w", field, err)
+		}
+		return
+	}
+	if !slices.Contains(p.group, r) {
+		p.group = append(p.group, r)
+	}
+}
+
+func (p *groupParser) texts(field string, ss []string) {
+	for _, s := range ss {
+		p.add(field, func() (Recipient, error) { return ParseRecipient(s) })
+	}
+}
+
+func (p *groupParser) refuse(field string, n yaml.Node) {
+	if !n.IsZero() {
+		p.unsupported = field
+	}
+}
+
+func (p *groupParser) keyGroup(g keyGroup, depth int) {
+	if depth > 8 {
+		p.err = errors.New("key_groups are merged too deep")
+		return
+	}
+	for _, m := range g.Merge {
+		p.keyGroup(m, depth+1)
+	}
+	p.texts("age", g.Age)
+	p.texts("pgp", g.PGP)
+	for _, k := range g.KMS {
+		p.add("kms", func() (Recipient, error) { return ParseAWS(k.Arn, k.Role, k.Context, k.Profile) })
+	}
+	for _, k := range g.GCPKMS {
+		p.texts("gcp_kms", []string{k.ID})
+	}
+	for _, k := range g.Azure {
+		p.texts("azure_keyvault", []string{strings.TrimSuffix(k.URL, "/") + "/keys/" + k.Key + "/" + k.Version})
+	}
+	p.texts("hc_vault", g.Vault)
+	p.refuse("hckms", g.HCKMS)
 }
 
 // Recipients returns for whom the file at path (of the repository) is sealed:
 // the recipients of the first rule that matches, as SOPS decides it. It fails
 // with ErrNoRule when there is none, and when the rule cannot be followed.
-func (r *Rules) Recipients(path string) ([]Recipient, error) {
+func (r *Rules) Recipients(path string) (Recipients, error) {
 	place, ours, err := manifest.Locate(path)
 	if err != nil || !ours {
-		return nil, fmt.Errorf("%s: is no place for a secret", path)
+		return Recipients{}, fmt.Errorf("%s: is no place for a secret", path)
 	}
 	for _, c := range r.rules {
 		if c.re != nil && !c.re.MatchString(path) {
 			continue
 		}
-		where := fmt.Sprintf("%s:%d: the creation rule for %s", RulesFile, c.line, path)
+		where := fmt.Sprintf("%s:%d: the creation rule for %s", RulesFile, c.node.Line, path)
 		switch {
 		case c.unsupported != "":
-			return nil, fmt.Errorf("%s names %s; only age recipients can be sealed for so far", where, c.unsupported)
-		case len(c.recipients) == 0:
-			return nil, fmt.Errorf("%s names no age recipient; add one under age:", where)
+			return Recipients{}, fmt.Errorf("%s names %s, which cannot be sealed for", where, c.unsupported)
 		case !strings.HasPrefix(c.pattern, "^"+folder(place.Scope)):
 			// Any other rule can seal other workspaces' secrets for this one's keys.
-			return nil, fmt.Errorf("%s is not anchored to the workspace (path_regex %q); start it with %q", where, c.pattern, "^"+folder(place.Scope))
+			return Recipients{}, fmt.Errorf("%s is not anchored to the workspace (path_regex %q); start it with %q", where, c.pattern, "^"+folder(place.Scope))
 		}
-		if err := sameStrength(c.recipients); err != nil {
-			return nil, fmt.Errorf("%s: %w", where, err)
+		if err := c.recipients.check(); err != nil {
+			return Recipients{}, fmt.Errorf("%s: %w", where, err)
 		}
 		return c.recipients, nil
 	}
-	return nil, fmt.Errorf("%s: %w covers %s; add one with: sealward workspace create %s", RulesFile, ErrNoRule, path, createArg(place.Scope))
+	return Recipients{}, fmt.Errorf("%s: %w covers %s; add one with: sealward workspace create %s", RulesFile, ErrNoRule, path, createArg(place.Scope))
 }
 
 func createArg(ws manifest.Workspace) string {
@@ -214,7 +299,7 @@ func folder(ws manifest.Workspace) string { return ws.Folder() + "/" }
 
 // WorkspaceRecipients is Recipients for a secret of ws that no rule names in
 // particular.
-func (r *Rules) WorkspaceRecipients(ws manifest.Workspace) ([]Recipient, error) {
+func (r *Rules) WorkspaceRecipients(ws manifest.Workspace) (Recipients, error) {
 	return r.Recipients(anyPath(ws))
 }
 
@@ -243,31 +328,19 @@ func (r *Rules) Workspaces() []manifest.Workspace {
 // Add returns the file with one more anchored rule, for ws. Rules, comments and
 // order of the others stay. A workspace that has a rule already is refused.
 func (r *Rules) Add(ws manifest.Workspace, recipients []Recipient) ([]byte, error) {
-	if len(recipients) == 0 {
-		return nil, errors.New("a workspace needs at least one recipient")
-	}
-	if err := sameStrength(recipients); err != nil {
-		return nil, err
+	if err := For(recipients...).check(); err != nil {
+		return nil, fmt.Errorf("workspace %s: %w", ws, err)
 	}
 	path := anyPath(ws)
 	for _, c := range r.rules {
 		if c.re == nil || c.re.MatchString(path) {
-			return nil, fmt.Errorf("%s:%d: a creation rule (path_regex %q) covers workspace %s already; edit its recipients there", RulesFile, c.line, c.pattern, ws)
+			return nil, fmt.Errorf("%s:%d: a creation rule (path_regex %q) covers workspace %s already; edit its recipients there", RulesFile, c.node.Line, c.pattern, ws)
 		}
 	}
-	texts := make([]string, len(recipients))
-	for i, rcpt := range recipients {
-		texts[i] = rcpt.String()
-	}
-	var n yaml.Node
-	err := n.Encode(struct {
-		PathRegex      string   `yaml:"path_regex"`
-		EncryptedRegex string   `yaml:"encrypted_regex"`
-		Age            []string `yaml:"age"`
-	}{"^" + folder(ws), manifest.SealedPattern, texts})
-	if err != nil {
-		return nil, err
-	}
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	appendField(n, "path_regex", textNode("^"+folder(ws)))
+	appendField(n, "encrypted_regex", textNode(manifest.SealedPattern))
+	appendRecipients(n, recipients)
 	list := r.list()
 	if list == nil {
 		root := r.doc.Content[0]
@@ -275,7 +348,42 @@ func (r *Rules) Add(ws manifest.Workspace, recipients []Recipient) ([]byte, erro
 		root.Content = append(root.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: "creation_rules"}, list)
 	}
 	list.Style = 0 // a flow list ([]) would squeeze the new rule onto one line
-	list.Content = append(list.Content, &n)
+	list.Content = append(list.Content, n)
+	return r.print()
+}
+
+// Replace returns the file with other recipients in the rule of ws. Everything
+// else stays. A rule with key groups is for a person to edit.
+func (r *Rules) Replace(ws manifest.Workspace, recipients []Recipient) ([]byte, error) {
+	if err := For(recipients...).check(); err != nil {
+		return nil, fmt.Errorf("workspace %s: %w", ws, err)
+	}
+	if _, err := r.WorkspaceRecipients(ws); err != nil {
+		return nil, err
+	}
+	path := anyPath(ws)
+	for _, c := range r.rules {
+		if !c.re.MatchString(path) {
+			continue
+		}
+		kept := c.node.Content[:0:0]
+		for i := 0; i+1 < len(c.node.Content); i += 2 {
+			switch c.node.Content[i].Value {
+			case "key_groups":
+				return nil, fmt.Errorf("%s:%d: the rule of workspace %s has key_groups; edit it there, then rotate without naming recipients", RulesFile, c.node.Line, ws)
+			case "age", "pgp", "kms", "gcp_kms", "azure_keyvault", "hc_vault_transit_uri":
+				continue
+			}
+			kept = append(kept, c.node.Content[i], c.node.Content[i+1])
+		}
+		c.node.Content = kept
+		appendRecipients(c.node, recipients)
+		break
+	}
+	return r.print()
+}
+
+func (r *Rules) print() ([]byte, error) {
 	var out bytes.Buffer
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
@@ -283,4 +391,29 @@ func (r *Rules) Add(ws manifest.Workspace, recipients []Recipient) ([]byte, erro
 		return nil, err
 	}
 	return out.Bytes(), e.Close()
+}
+
+func textNode(s string) *yaml.Node {
+	n := &yaml.Node{}
+	n.SetString(s)
+	return n
+}
+
+func appendField(n *yaml.Node, name string, value *yaml.Node) {
+	n.Content = append(n.Content, textNode(name), value)
+}
+
+// appendRecipients adds the fields that SOPS has for each kind.
+func appendRecipients(n *yaml.Node, recipients []Recipient) {
+	for _, field := range []string{"age", "pgp", "kms", "gcp_kms", "azure_keyvault", "hc_vault_transit_uri"} {
+		list := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, rcpt := range recipients {
+			if slices.Contains(fieldKinds(field), rcpt.kind) {
+				list.Content = append(list.Content, textNode(rcpt.text))
+			}
+		}
+		if len(list.Content) > 0 {
+			appendField(n, field, list)
+		}
+	}
 }

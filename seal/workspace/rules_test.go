@@ -1,11 +1,13 @@
 package workspace
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"strings"
 	"testing"
 
 	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/sealward/sealward/seal/manifest"
 )
@@ -34,6 +36,19 @@ func newHybrid(t *testing.T) Recipient {
 		t.Fatal(err)
 	}
 	return r
+}
+
+func newSSH(t *testing.T) string {
+	t.Helper()
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 }
 
 func scope(t *testing.T, s string) manifest.Workspace {
@@ -68,10 +83,10 @@ func TestAddKeepsWhatStands(t *testing.T) {
 	if rules, err = ParseRules(out); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := rules.Recipients("workspaces/orders/secrets/x.yaml"); err != nil || len(got) != 1 || got[0] != a {
+	if got, err := rules.Recipients("workspaces/orders/secrets/x.yaml"); err != nil || len(got.All()) != 1 || got.All()[0] != a {
 		t.Errorf("orders: %v, %v", got, err)
 	}
-	if got, err := rules.WorkspaceRecipients(manifest.Instance()); err != nil || len(got) != 2 || got[1] != b {
+	if got, err := rules.WorkspaceRecipients(manifest.Instance()); err != nil || len(got.All()) != 2 || got.All()[1] != b {
 		t.Errorf("instance: %v, %v", got, err)
 	}
 	if got := rules.Workspaces(); len(got) != 2 || got[0].String() != "orders" || !got[1].IsInstance() {
@@ -94,11 +109,15 @@ func TestRulesThatCannotBeFollowed(t *testing.T) {
 		{"matches everything", "creation_rules:\n- path_regex: ^.*\n  age: " + a, "is not anchored"},
 		{"several workspaces", "creation_rules:\n- path_regex: ^workspaces/(orders|payments)/\n  age: " + a, "is not anchored"},
 		{"lower-case private key", "creation_rules:\n- path_regex: ^workspaces/orders/\n  age: ' age-secret-key-1HUNTER2'", "treat it as leaked"},
-		{"no recipient", "creation_rules:\n- path_regex: ^workspaces/orders/", "names no age recipient"},
-		{"pgp", "creation_rules:\n- path_regex: ^workspaces/orders/\n  pgp: AAAA", "names pgp"},
+		{"no recipient", "creation_rules:\n- path_regex: ^workspaces/orders/", "names no recipient"},
+		{"odd pgp", "creation_rules:\n- path_regex: ^workspaces/orders/\n  pgp: AAAA", "is none that sealward knows"},
+		{"a key in the wrong field", "creation_rules:\n- path_regex: ^workspaces/orders/\n  pgp: " + a, "is of another kind"},
+		{"Huawei", "creation_rules:\n- path_regex: ^workspaces/orders/\n  hckms: [tr-west-1:abc]", "names hckms"},
+		{"threshold", "creation_rules:\n- path_regex: ^workspaces/orders/\n  shamir_threshold: 3\n  key_groups: [{age: [" + a + "]}, {age: [" + newRecipient(t).String() + "]}]", "can be 2 to 2"},
+		{"empty group", "creation_rules:\n- path_regex: ^workspaces/orders/\n  key_groups: [{age: [" + a + "]}, {}]", "without a key"},
 		{"mixed strength", "creation_rules:\n- path_regex: ^workspaces/orders/\n  age: " + a + "," + pq, "mix post-quantum"},
 		{"private key", "creation_rules:\n- path_regex: ^workspaces/orders/\n  age: AGE-SECRET-KEY-1HUNTER2", "treat it as leaked"},
-		{"plugin", "creation_rules:\n- path_regex: ^workspaces/orders/\n  age: age1yubikey1qqqq", "is not an age public key"},
+		{"plugin", "creation_rules:\n- path_regex: ^workspaces/orders/\n  age: age1yubikey1qqqq", "is none that sealward knows"},
 		{"bad regex", "creation_rules:\n- path_regex: '^('\n  age: " + a, "path_regex"},
 		{"not a mapping", "- a", "not a mapping"},
 	}
@@ -120,8 +139,100 @@ func TestRulesThatCannotBeFollowed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := rules.Recipients("workspaces/orders/secrets/x.yaml"); err != nil || len(got) != 1 {
+		if got, err := rules.Recipients("workspaces/orders/secrets/x.yaml"); err != nil || len(got.All()) != 1 {
 			t.Errorf("%s: %v, %v", spelling, got, err)
 		}
+	}
+}
+
+const (
+	testPGP     = "85D77543B3D624B63CEA9E6DBC17301B491B3F21"
+	testTransit = "https://vault.example.com/v1/sops/keys/orders"
+	testAWS     = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	testGCP     = "projects/p/locations/global/keyRings/r/cryptoKeys/orders"
+	testAzure   = "https://orders.vault.azure.net/keys/sops/0123456789abcdef0123456789abcdef"
+)
+
+// Each kind of recipient is read, named and turned into SOPS's key and back alike.
+func TestEveryKindOfRecipient(t *testing.T) {
+	testSSH := newSSH(t)
+	kinds := map[string]RecipientKind{
+		newRecipient(t).String(): KindAge, newHybrid(t).String(): KindHybrid, testSSH: KindSSH, testPGP: KindPGP,
+		testTransit: KindTransit, testAWS: KindAWS, testAWS + "+arn:aws:iam::111122223333:role/sops": KindAWS, testGCP: KindGCP, testAzure: KindAzure,
+	}
+	var classic []Recipient
+	for text, kind := range kinds {
+		r, err := ParseRecipient(text)
+		if err != nil || r.Kind() != kind || r.String() != text {
+			t.Errorf("%s: %v, kind %s, want %s", text, err, r.Kind(), kind)
+			continue
+		}
+		key, err := r.MasterKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, ok := RecipientOf(key); !ok || back != r {
+			t.Errorf("%s came back as %v", text, back)
+		}
+		if kind != KindHybrid {
+			classic = append(classic, r)
+		}
+	}
+	if r, err := ParseRecipient(testSSH + " dana@example.com"); err != nil || r.String() != testSSH {
+		t.Errorf("an SSH key with a comment: %v, %v", r, err)
+	}
+	rules, err := ParseRules(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := rules.Add(scope(t, "orders"), classic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rules, err = ParseRules(out); err != nil {
+		t.Fatal(err)
+	}
+	got, err := rules.Recipients("workspaces/orders/secrets/x.yaml")
+	if err != nil || len(got.All()) != len(classic) {
+		t.Fatalf("%d recipients, %v:\n%s", len(got.All()), err, out)
+	}
+	for _, r := range classic {
+		if !got.Contains(r) {
+			t.Errorf("%s is lost", r)
+		}
+	}
+	// Other recipients in place of these; what else the rule says stays.
+	if out, err = rules.Replace(scope(t, "orders"), classic[:1]); err != nil {
+		t.Fatal(err)
+	}
+	if rules, err = ParseRules(out); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := rules.Recipients("workspaces/orders/secrets/x.yaml"); err != nil || len(got.All()) != 1 || got.All()[0] != classic[0] || !strings.Contains(string(out), "encrypted_regex") {
+		t.Errorf("after Replace: %v, %v\n%s", got, err, out)
+	}
+}
+
+func TestKeyGroups(t *testing.T) {
+	a, b := newRecipient(t), newRecipient(t)
+	rules, err := ParseRules([]byte("creation_rules:\n- path_regex: ^workspaces/orders/\n  shamir_threshold: 2\n  key_groups:\n  - age: [" + a.String() + "]\n    kms: [{arn: '" + testAWS + "', context: {Team: orders, App: db}, aws_profile: p}]\n  - merge:\n    - age: [" + b.String() + "]\n    hc_vault: ['" + testTransit + "']\n  - azure_keyvault: [{vaultUrl: 'https://orders.vault.azure.net', key: sops, version: 0123456789abcdef0123456789abcdef}]\n    gcp_kms: [{resource_id: " + testGCP + "}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := rules.WorkspaceRecipients(scope(t, "orders"))
+	if err != nil || len(got.Groups()) != 3 || got.Threshold() != 2 || len(got.All()) != 6 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	for _, r := range got.All() {
+		key, err := r.MasterKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, ok := RecipientOf(key); !ok || back != r {
+			t.Errorf("%v came back as %v", r, back)
+		}
+	}
+	if _, err := rules.Replace(scope(t, "orders"), []Recipient{a}); err == nil || !strings.Contains(err.Error(), "has key_groups") {
+		t.Errorf("Replace of a rule with key groups: %v", err)
 	}
 }

@@ -56,7 +56,7 @@ func (k *key) seal(plain []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return seal.Seal(m, []workspace.Recipient{k.recipient}, seal.Options{Now: time.Now()})
+	return seal.Seal(m, workspace.For(k.recipient), seal.Options{Now: time.Now()})
 }
 
 // open is what the agent does with the bytes of a file: parse, open, check.
