@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
 )
 
 // Each stanza may cost a key agreement, and age reads up to 1,024 of them in one
@@ -92,7 +93,11 @@ func (e *Envelope) Recipients() []string {
 	var out []string
 	for _, group := range e.tree.Metadata.KeyGroups {
 		for _, k := range group {
-			out = append(out, k.ToString())
+			name := k.ToString()
+			if r, ok := workspace.RecipientOf(k); ok { // an SSH key without its comment
+				name = r.String()
+			}
+			out = append(out, name)
 		}
 	}
 	return out
@@ -113,6 +118,21 @@ type Value struct {
 // refused with ErrUnbound unless allowUnbound is set. The error is a
 // *TamperError for everything else.
 func (e *Envelope) Open(dataKey []byte, allowUnbound bool) (values []Value, bound bool, err error) {
+	return e.open(dataKey, allowUnbound, true)
+}
+
+// OpenToRebind is Open for a manifest that plain sops wrote or edited: SOPS's MAC
+// must fit, the binding need not. It only makes sense before [Envelope.Rebind]:
+// nothing proves yet that the values belong where they stand.
+func (e *Envelope) OpenToRebind(dataKey []byte) ([]Value, error) {
+	if field := sealedOutside(e.m.Node(), string(e.m.Kind)); field != "" {
+		return nil, e.tampered(field, ReasonPattern, "is sealed, where sealward leaves it readable; decrypt it with sops first")
+	}
+	values, _, err := e.open(dataKey, true, false)
+	return values, err
+}
+
+func (e *Envelope) open(dataKey []byte, allowUnbound, checkBinding bool) (values []Value, bound bool, err error) {
 	defer func() {
 		if recover() != nil {
 			values, bound = nil, false
@@ -127,7 +147,7 @@ func (e *Envelope) Open(dataKey []byte, allowUnbound bool) (values []Value, boun
 	if !bound && !allowUnbound {
 		return nil, false, fmt.Errorf("%s: %w", e.m.File, ErrUnbound)
 	}
-	if bound && (meta.EncryptedRegex != manifest.SealedPattern || meta.MACOnlyEncrypted) {
+	if bound && checkBinding && (meta.EncryptedRegex != manifest.SealedPattern || meta.MACOnlyEncrypted) {
 		return nil, false, e.tampered("sops.encrypted_regex", ReasonPattern, "is not the pattern this manifest was sealed with")
 	}
 	if meta.MessageAuthenticationCode == "" || !manifest.IsSealedValue(meta.MessageAuthenticationCode) {
@@ -145,7 +165,7 @@ func (e *Envelope) Open(dataKey []byte, allowUnbound bool) (values []Value, boun
 	if !hmac.Equal([]byte(statedMAC), []byte(mac)) {
 		return nil, false, e.tampered("sops.mac", ReasonMAC, "a field or value was changed, added, removed or moved after sealing")
 	}
-	if bound {
+	if bound && checkBinding {
 		want, err := binding(dataKey, e.m, e.tree.Branches[0])
 		if err != nil {
 			return nil, false, e.tampered("", ReasonForm, "the file holds a value that cannot be bound")

@@ -36,6 +36,9 @@ type Options struct {
 	// a repository must not choose where credentials go, so what it names is only
 	// asked when the keyring lists it (keyring.yaml).
 	Keys keyservice.KeyServiceClient
+	// Part says that the manifest is one part of a secret: what its type demands
+	// of the whole may stand in another part.
+	Part bool
 }
 
 // Seal returns the sealed form of a plaintext manifest, for the recipients given
@@ -43,21 +46,38 @@ type Options struct {
 // used afterwards. Every value becomes text; what a YAML text cannot carry moves
 // to binaryData.
 func Seal(m *manifest.Manifest, to workspace.Recipients, opts Options) ([]byte, error) {
+	if len(to.All()) == 0 {
+		return nil, fmt.Errorf("%s: there is no recipient to seal for", m.File)
+	}
+	root, err := prepare(m, opts)
+	if err != nil {
+		return nil, err
+	}
+	e := &Envelope{m: m, tree: sops.Tree{Branches: sops.TreeBranches{root}}}
+	if err := e.newDataKey(to, opts.Keys); err != nil {
+		return nil, err
+	}
+	return e.reseal(opts.Now)
+}
+
+// prepare brings a plaintext manifest into the form that is sealed: every value a
+// text in the section that can carry it, files read, the workspace written out.
+// The manifest's nodes are changed.
+func prepare(m *manifest.Manifest, opts Options) (sops.TreeBranch, error) {
 	if !m.Kind.IsSecret() {
 		return nil, fmt.Errorf("%s: is a %s, which has nothing to seal", m.File, m.Kind)
 	}
 	if m.Sealed {
 		return nil, fmt.Errorf("%s: is sealed already; change it with sealward set, or unseal it first", m.File)
 	}
-	if len(to.All()) == 0 {
-		return nil, fmt.Errorf("%s: there is no recipient to seal for", m.File)
-	}
 	values, err := plainValues(m, opts.ReadFile)
 	if err != nil {
 		return nil, err
 	}
-	if err := CheckType(m, values); err != nil {
-		return nil, err
+	if !opts.Part {
+		if err := CheckType(m, values); err != nil {
+			return nil, err
+		}
 	}
 	asText(m.Node())
 	body := fieldNode(m.Node(), string(m.Kind))
@@ -76,11 +96,7 @@ func Seal(m *manifest.Manifest, to workspace.Recipients, opts Options) ([]byte, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.File, err)
 	}
-	e := &Envelope{m: m, tree: sops.Tree{Branches: sops.TreeBranches{root}}}
-	if err := e.newDataKey(to, opts.Keys); err != nil {
-		return nil, err
-	}
-	return e.reseal(opts.Now)
+	return root, nil
 }
 
 // plainValues reads data, binaryData and files of a plaintext manifest.

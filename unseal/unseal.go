@@ -33,6 +33,9 @@ var ErrNotRecipient = errors.New("no identity in the keyring is a recipient")
 type Options struct {
 	// AllowUnbound accepts a manifest without a binding, as plain sops writes it.
 	AllowUnbound bool
+	// Rebind accepts a binding that does not fit, or none, so that the manifest
+	// can be bound anew to what it states (seal.Envelope.Rebind).
+	Rebind bool
 }
 
 // Opened is a manifest that was opened and verified.
@@ -60,7 +63,13 @@ func Open(m *manifest.Manifest, ring *keyring.Ring, opts Options) (*Opened, erro
 	if err != nil {
 		return nil, err
 	}
-	values, bound, err := e.Open(dataKey, opts.AllowUnbound)
+	var values []seal.Value
+	bound := false
+	if opts.Rebind {
+		values, err = e.OpenToRebind(dataKey)
+	} else {
+		values, bound, err = e.Open(dataKey, opts.AllowUnbound)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,7 +48,9 @@ func (a *app) completeSecrets(_ *cobra.Command, args []string, _ string) ([]stri
 		id := place.Scope.String() + "/" + place.Name.String()
 		switch len(args) {
 		case 0:
-			out = append(out, id)
+			if !slices.Contains(out, id) { // parts come next to each other
+				out = append(out, id)
+			}
 		case 1:
 			if id != args[0] {
 				continue
@@ -62,6 +65,13 @@ func (a *app) completeSecrets(_ *cobra.Command, args []string, _ string) ([]stri
 		}
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeOneSecret offers WS/NAME for every argument.
+func (a *app) completeOneSecret(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	out, directive := a.completeSecrets(c, nil, prefix)
+	slices.Sort(out)
+	return slices.Compact(out), directive
 }
 
 // fixed offers a closed set.

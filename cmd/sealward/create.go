@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,7 +23,7 @@ type createOptions struct {
 	version, layer, description     string
 	owner                           string
 	tags, literals, files, generate []string
-	instance                        bool
+	instance, parts, oneFile        bool
 }
 
 func (a *app) createSecretCmd() *cobra.Command {
@@ -50,6 +48,9 @@ are needed. Values come from files, standard input (-), or are generated;
 	f.StringArrayVar(&o.literals, "from-literal", nil, literalHelp)
 	f.StringArrayVar(&o.files, "from-file", nil, "KEY=PATH, or PATH alone; - is standard input; repeatable")
 	f.StringArrayVar(&o.generate, "generate", nil, "KEY=LENGTH: random letters and digits; repeatable")
+	f.BoolVar(&o.parts, "parts", false, "keep it in parts, one sealed file a key, so that anybody can set one (default: layout of sealward.yaml)")
+	f.BoolVar(&o.oneFile, "one-file", false, "keep it in one file, whatever sealward.yaml says")
+	c.MarkFlagsMutuallyExclusive("parts", "one-file")
 	f.StringVar(&o.version, "version", "v1", "manifest version: v1, v1beta, v1alpha or v2alpha")
 	f.StringVar(&o.layer, "layer", "", "user or system")
 	f.StringVar(&o.description, "description", "", "what the secret is for")
@@ -99,17 +100,11 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	path := manifest.SecretPath(ws, name)
-	for _, taken := range []string{path, strings.TrimSuffix(path, ".yaml")} {
-		if _, err := os.Lstat(filepath.Join(repo.Dir(), taken)); err == nil {
-			return fmt.Errorf("%s exists; change it with sealward set %s/%s KEY", taken, ws, name)
-		}
-	}
-	rules, err := repo.Rules()
+	t, err := a.tree(false)
 	if err != nil {
 		return err
 	}
-	to, err := rules.Recipients(path)
+	settings, err := repo.Settings()
 	if err != nil {
 		return err
 	}
@@ -129,14 +124,13 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	sealed, err := seal.Seal(m, to, seal.Options{Now: a.Now()})
+	paths, err := t.Create(m, values, o.parts || settings.Layout == workspace.LayoutParts && !o.oneFile)
 	if err != nil {
 		return err
 	}
-	if err := repo.Write(path, sealed); err != nil {
-		return err
+	for _, path := range paths {
+		fmt.Fprintf(a.Out, "%s created: %s\n", m.ID(), path)
 	}
-	fmt.Fprintf(a.Out, "%s created: %s\n", m.ID(), path)
 	return nil
 }
 

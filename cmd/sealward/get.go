@@ -57,6 +57,7 @@ type item struct {
 	Reason      string   `json:"reason,omitempty"`
 	Owner       string   `json:"owner,omitempty"`
 	Path        string   `json:"path"`
+	Parts       []string `json:"parts,omitempty"` // paths of a secret in parts
 	Layer       string   `json:"layer,omitempty"`
 	Tags        []string `json:"tags,omitempty"`
 	Description string   `json:"description,omitempty"`
@@ -64,6 +65,31 @@ type item struct {
 	Secret *secretItem `json:"secret,omitempty"`
 	Grant  *grantItem  `json:"grant,omitempty"`
 	Role   *roleItem   `json:"role,omitempty"`
+}
+
+// join makes one row of the files of a secret.
+func (it *item) join(other item, file string) {
+	if len(it.Parts) == 0 {
+		it.Parts = []string{it.Path}
+	}
+	it.Parts = append(it.Parts, file)
+	it.Path = folderOf(file)
+	if other.Status == "error" && it.Status != "error" {
+		it.Status, it.Reason = other.Status, other.Reason
+	}
+	if it.Secret == nil || other.Secret == nil {
+		if it.Secret == nil {
+			it.Secret = other.Secret
+		}
+		return
+	}
+	it.Secret.Keys = append(it.Secret.Keys, other.Secret.Keys...)
+	it.Secret.Bound = it.Secret.Bound && other.Secret.Bound
+	for _, r := range other.Secret.Recipients {
+		if !slices.Contains(it.Secret.Recipients, r) {
+			it.Secret.Recipients = append(it.Secret.Recipients, r)
+		}
+	}
 }
 
 type secretItem struct {
@@ -105,6 +131,8 @@ func (a *app) getManifests(kinds []manifest.Kind, scope string, names []string, 
 	}
 	items := []item{}
 	found := map[string]bool{}
+	parts := map[string][]manifest.Part{} // by workspace and name
+	at := map[string]int{}
 	for _, file := range files {
 		place, _, placeErr := manifest.Locate(file)
 		if scope != "" && place.Scope != only || len(names) > 0 && !slices.Contains(names, place.Name.String()) {
@@ -119,9 +147,28 @@ func (a *app) getManifests(kinds []manifest.Kind, scope string, names []string, 
 			err = fmt.Errorf("%s: %w", file, placeErr)
 		}
 		it, of := describe(file, place, m, err)
-		if slices.Contains(kinds, of) {
+		if !slices.Contains(kinds, of) {
+			continue
+		}
+		found[it.Name] = true
+		id := place.Scope.String() + "/" + place.Name.String()
+		if m != nil && m.Kind.IsSecret() {
+			parts[id] = append(parts[id], manifest.PartOf(file, place, m))
+		}
+		first, others := at[id]
+		if place.Policy || place.Name.IsZero() || !others {
+			if place.Part != "" {
+				it.Parts = []string{file}
+			}
+			at[id] = len(items)
 			items = append(items, it)
-			found[it.Name] = true
+			continue
+		}
+		items[first].join(it, file)
+	}
+	for id, i := range at {
+		if err := manifest.CheckParts(parts[id]); err != nil && items[i].Status != "error" {
+			items[i].Status, items[i].Reason = "error", err.Error()
 		}
 	}
 	for _, n := range names {
@@ -209,14 +256,14 @@ func (a *app) printItems(items []item, format string) error {
 	}
 	headings := []string{"NAME", "VERSION", "TYPE", "WORKSPACE", "STATUS", "RUNTIME", "OWNER"}
 	if format == "wide" {
-		headings = append(headings, "ABOUT", "PATH", "REASON")
+		headings = append(headings, "ABOUT", "SEALED FOR", "PATH", "REASON")
 	}
 	var rows [][]string
 	for _, it := range items {
 		row := []string{it.Name, it.Version, it.Type, it.Workspace, it.Status, "", it.Owner}
 		if format == "wide" {
 			reason, _, _ := strings.Cut(it.Reason, "\n")
-			row = append(row, about(it), it.Path, reason)
+			row = append(row, about(it), sealedFor(it), it.Path, reason)
 		}
 		rows = append(rows, row)
 	}
@@ -238,6 +285,18 @@ func about(it item) string {
 		return strings.Join(it.Role.Members, ",")
 	}
 	return ""
+}
+
+// sealedFor counts recipients: their names are long, and -o json has them.
+func sealedFor(it item) string {
+	switch {
+	case it.Secret == nil:
+		return ""
+	case !it.Secret.Bound:
+		return fmt.Sprintf("%d, unbound", len(it.Secret.Recipients))
+	default:
+		return fmt.Sprint(len(it.Secret.Recipients))
+	}
 }
 
 type workspaceItem struct {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealward/sealward/gitops/worktree"
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
@@ -116,7 +117,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated):
 		return exitDenied
-	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, keyring.ErrNoRing), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
+	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, worktree.ErrNeedsKey), errors.Is(err, keyring.ErrNoRing), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
 		return exitUnsealed
 	default:
 		return exitFailed
@@ -142,7 +143,7 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 	root.PersistentFlags().StringVar(&a.keyring, "keyring", "", "folder of private keys (default: $SEALWARD_KEYRING, or sealward/keys in the user's configuration)")
 	_ = root.MarkPersistentFlagDirname("repo")
 	_ = root.MarkPersistentFlagDirname("keyring")
-	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"look", "Look:"}, {"run", "Run:"}} {
+	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"keys", "Keys:"}, {"look", "Look:"}, {"run", "Run:"}} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 	}
 	add := func(group string, cmds ...*cobra.Command) {
@@ -151,8 +152,9 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 			root.AddCommand(c)
 		}
 	}
-	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.sealCmd(), a.setCmd(), a.unsetCmd())
-	add("look", a.getCmd(), a.unsealCmd(), a.schemaCmd())
+	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd())
+	add("keys", a.rotateCmd(), a.keysCmd())
+	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())
 	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())
 	root.AddCommand(a.versionCmd())
 	return root

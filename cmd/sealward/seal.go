@@ -7,26 +7,38 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
+	"github.com/sealward/sealward/unseal"
 )
 
 func (a *app) sealCmd() *cobra.Command {
 	var scope, out string
-	var inPlace bool
+	var inPlace, rebind bool
 	c := &cobra.Command{
 		Use:   "seal [FILE|-]",
 		Short: "Seal a plaintext manifest for its workspace",
 		Long: `Seal the values of a plaintext manifest for the recipients that .sops.yaml names
 for its workspace, and print the sealed manifest, which can be committed. The
-workspace is the one the manifest states, that of its path, or -w.`,
+workspace is the one the manifest states, that of its path, or -w.
+
+--rebind takes a sealed FILE that plain sops wrote or edited, whose MAC fits, and
+binds its values to the name and workspace that the file states. Look at the file
+first: what you bind is what will be served. It needs the private key.`,
 		Example: "  sealward seal manifest.yaml --in-place\n  sealward seal - -w orders < plain.yaml > sealed.yaml",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if rebind {
+				if out != "" || scope != "" || len(args) == 0 {
+					return usagef("--rebind takes one FILE, which it replaces, or - for standard input; no --out and no -w")
+				}
+				return a.rebind(args[0])
+			}
 			if inPlace && (out != "" || len(args) == 0 || args[0] == "-") {
 				return usagef("--in-place needs a FILE, and no --out")
 			}
@@ -35,6 +47,7 @@ workspace is the one the manifest states, that of its path, or -w.`,
 	}
 	c.Flags().StringVarP(&scope, "workspace", "w", "", "workspace of a manifest that states none")
 	c.Flags().BoolVar(&inPlace, "in-place", false, "replace FILE by its sealed form")
+	c.Flags().BoolVar(&rebind, "rebind", false, "bind a sealed FILE of plain sops to what it states, in place")
 	c.Flags().StringVar(&out, "out", "", "write the sealed manifest to this file")
 	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
 	return c
@@ -159,4 +172,52 @@ func readBelow(root *os.Root, path string) ([]byte, error) {
 		return nil, errors.New("the file it names is not a plain file of at most 2 MiB")
 	}
 	return root.ReadFile(filepath.Clean(path))
+}
+
+// rebind seals a file of plain sops again, with a binding.
+func (a *app) rebind(file string) error {
+	m, _, place, err := a.readManifest(file)
+	if err != nil {
+		return err
+	}
+	if !m.Kind.IsSecret() {
+		return fmt.Errorf("%s: is a %s, which is not sealed", m.File, m.Kind)
+	}
+	if err := m.CheckSealed(); err != nil {
+		return err
+	}
+	if !place.Scope.IsZero() {
+		if err := m.CheckPlace(place); err != nil {
+			return err
+		}
+	}
+	ring, err := a.rings()(m.Workspace)
+	if err != nil {
+		return err
+	}
+	opened, err := unseal.Open(m, ring, unseal.Options{Rebind: true})
+	if err != nil {
+		return err
+	}
+	for _, v := range opened.Values {
+		if v.Retyped != "" {
+			fmt.Fprintf(a.Err, "warning: %s: %s was sealed as %s by plain sops; it is kept as the text that shows\n", m.File, v.Key, v.Retyped)
+		}
+	}
+	if err := opened.Envelope.Rebind(); err != nil {
+		return err
+	}
+	sealed, err := opened.Envelope.Reseal(a.Now())
+	if err != nil {
+		return err
+	}
+	if file == "-" {
+		_, err := a.Out.Write(sealed)
+		return err
+	}
+	if err := workspace.WriteFile(file, sealed, 0o666); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Err, "%s bound with the keys %s: %s\n", m.ID(), strings.Join(keys(opened.Values), ", "), file)
+	return nil
 }

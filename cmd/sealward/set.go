@@ -4,9 +4,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"github.com/sealward/sealward/seal/workspace"
-	"github.com/sealward/sealward/unseal"
 )
 
 func (a *app) setCmd() *cobra.Command {
@@ -15,8 +12,12 @@ func (a *app) setCmd() *cobra.Command {
 		Use:   "set WORKSPACE/NAME KEY",
 		Short: "Give a key of a secret a value",
 		Long: `Give a key of a secret a new value, adding the key when it is new. The value comes
-from standard input, --from-file, or a prompt that does not show it. Values that
-are not set keep their ciphertext, so that the change is small to review.`,
+from standard input, --from-file, or a prompt that does not show it.
+
+In a secret that is kept in parts no private key is needed: the part of that key
+is sealed anew for the workspace's recipients, with a data key of its own. In a
+secret of one file the private key is needed, and values that are not set keep
+their ciphertext, so that the change is small to review.`,
 		Example: `  printf %s "$NEW" | sealward set orders/orders-db-r password`,
 		Args:    cobra.ExactArgs(2), ValidArgsFunction: a.completeSecrets,
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -24,7 +25,11 @@ are not set keep their ciphertext, so that the change is small to review.`,
 			if err != nil {
 				return err
 			}
-			repo, path, opened, err := a.openSecret(args[0])
+			t, err := a.tree(false)
+			if err != nil {
+				return err
+			}
+			s, err := a.secretOf(t, args[0])
 			if err != nil {
 				return err
 			}
@@ -32,18 +37,15 @@ are not set keep their ciphertext, so that the change is small to review.`,
 			if err != nil {
 				return err
 			}
-			changed, err := opened.Envelope.Set(key, value)
-			if err != nil {
+			path, changed, err := t.Set(s, key, value)
+			switch {
+			case err != nil:
 				return err
-			}
-			if !changed {
+			case !changed:
 				fmt.Fprintf(a.Out, "%s: %s has this value already; nothing was changed\n", path, key)
-				return nil
+			default:
+				fmt.Fprintf(a.Out, "%s: %s set\n", path, key)
 			}
-			if err := a.reseal(repo, path, opened); err != nil {
-				return err
-			}
-			fmt.Fprintf(a.Out, "%s: %s set\n", path, key)
 			return nil
 		},
 	}
@@ -54,33 +56,28 @@ are not set keep their ciphertext, so that the change is small to review.`,
 func (a *app) unsetCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "unset WORKSPACE/NAME KEY", Short: "Remove a key from a secret",
+		Long: `Remove a key from a secret. In a secret that is kept in parts, a part that holds
+only that key is removed, which needs no private key.`,
 		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeSecrets,
 		RunE: func(_ *cobra.Command, args []string) error {
 			key, err := keyArg(args[1])
 			if err != nil {
 				return err
 			}
-			repo, path, opened, err := a.openSecret(args[0])
+			t, err := a.tree(false)
 			if err != nil {
 				return err
 			}
-			if err := opened.Envelope.Unset(key); err != nil {
+			s, err := a.secretOf(t, args[0])
+			if err != nil {
 				return err
 			}
-			if err := a.reseal(repo, path, opened); err != nil {
+			path, err := t.Unset(s, key)
+			if err != nil {
 				return err
 			}
 			fmt.Fprintf(a.Out, "%s: %s removed\n", path, key)
 			return nil
 		},
 	}
-}
-
-// reseal writes a changed secret back.
-func (a *app) reseal(repo *workspace.Repository, path string, opened *unseal.Opened) error {
-	out, err := opened.Envelope.Reseal(a.Now())
-	if err != nil {
-		return err
-	}
-	return repo.Write(path, out)
 }

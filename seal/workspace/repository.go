@@ -7,6 +7,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +32,16 @@ func FindRepository(dir string) (*Repository, error) {
 	}
 	for at := abs; ; at = filepath.Dir(at) {
 		if _, err := os.Stat(filepath.Join(at, RulesFile)); err == nil {
-			return &Repository{dir: at}, nil
+			r := &Repository{dir: at}
+			// Only there after a kill: a folder that Replace did not finish with.
+			left, _ := filepath.Glob(filepath.Join(at, "workspaces", "*", stagingPrefix+"*"))
+			more, _ := filepath.Glob(filepath.Join(at, "instance", stagingPrefix+"*"))
+			for _, staging := range append(left, more...) {
+				if folder, ok := r.Rel(filepath.Dir(staging)); ok {
+					r.removeStaging(folder)
+				}
+			}
+			return r, nil
 		}
 		if at == filepath.Dir(at) {
 			return nil, fmt.Errorf("%w: neither %s nor a folder above it has a %s; make one with sealward init, or name it with --repo", ErrNoRepository, abs, RulesFile)
@@ -190,6 +201,35 @@ func (r *Repository) Write(rel string, data []byte) error {
 	return writeWhole(root, file, data, perm)
 }
 
+// Remove removes a plain file of the repository, and its folder when that was its
+// last file, as Git would.
+func (r *Repository) Remove(rel string) error {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	file := filepath.FromSlash(rel)
+	if info, err := root.Lstat(file); err != nil || !info.Mode().IsRegular() {
+		return errors.Join(err, fmt.Errorf("%s: is not a plain file; it was left as it is", rel))
+	}
+	if err := root.Remove(file); err != nil {
+		return err
+	}
+	_ = root.Remove(filepath.Dir(file)) // fails when it is not empty
+	return nil
+}
+
+// Absent fails when a secret cannot be made at path because something is there.
+func (r *Repository) Absent(path string) error {
+	for _, taken := range []string{path, strings.TrimSuffix(path, ".yaml")} {
+		if _, err := os.Lstat(filepath.Join(r.dir, filepath.FromSlash(taken))); err == nil {
+			return fmt.Errorf("%s exists; remove it, or choose another name", taken)
+		}
+	}
+	return nil
+}
+
 // WriteFile replaces a file whole: what it held, or data, is there at any
 // moment. An existing file keeps its permissions; of a link, what it leads to is
 // replaced.
@@ -265,12 +305,15 @@ func (r *Repository) Files() ([]string, error) {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
+			if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), stagingPrefix) {
+				return fs.SkipDir
+			}
 			if err != nil || d.IsDir() {
 				return err
 			}
 			rel, _ := r.Rel(file)
 			// Left over from a write that was interrupted, or an editor's.
-			if base := path.Base(rel); strings.HasPrefix(base, ".") && strings.Contains(base, ".tmp-") {
+			if leftover.MatchString(path.Base(rel)) {
 				return nil
 			}
 			if _, ours, _ := manifest.Locate(rel); ours {
@@ -285,15 +328,72 @@ func (r *Repository) Files() ([]string, error) {
 	return out, nil
 }
 
-// FindSecret gives the path of the one file of a secret. A secret of several
-// parts, and one that is missing, are errors.
-func (r *Repository) FindSecret(ws manifest.Workspace, name manifest.Name) (string, error) {
-	rel := manifest.SecretPath(ws, name)
-	if _, err := os.Lstat(filepath.Join(r.dir, rel)); err == nil {
-		return rel, nil
+// leftover is the name of a temporary neighbour that writeWhole makes.
+var leftover = regexp.MustCompile(`^\..+\.tmp-\d+-\d+$`)
+
+// Secret is where one secret stands in a repository.
+type Secret struct {
+	Workspace manifest.Workspace
+	Name      manifest.Name
+	// Files are the paths of its files, sorted; never empty.
+	Files []string
+	// InParts says that it is a folder of parts, not one file.
+	InParts bool
+}
+
+// String is WORKSPACE/NAME.
+func (s Secret) String() string { return s.Workspace.String() + "/" + s.Name.String() }
+
+// ErrNoSecret: the repository has no such secret.
+var ErrNoSecret = errors.New("there is no such secret")
+
+// FindSecret says where a secret stands. A file and a folder of one name, and a
+// folder that holds something else than parts, are errors.
+func (r *Repository) FindSecret(ws manifest.Workspace, name manifest.Name) (Secret, error) {
+	s := Secret{Workspace: ws, Name: name}
+	file := manifest.SecretPath(ws, name)
+	if _, err := os.Lstat(filepath.Join(r.dir, file)); err == nil {
+		s.Files = append(s.Files, file)
 	}
-	if info, err := os.Stat(strings.TrimSuffix(filepath.Join(r.dir, rel), ".yaml")); err == nil && info.IsDir() {
-		return "", fmt.Errorf("%s/%s is kept in parts (%s/), which can only be read so far, not changed", ws, name, strings.TrimSuffix(rel, ".yaml"))
+	folder := strings.TrimSuffix(file, ".yaml")
+	entries, err := os.ReadDir(filepath.Join(r.dir, filepath.FromSlash(folder)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return s, err
 	}
-	return "", fmt.Errorf("there is no secret %s in workspace %s (%s); sealward get secrets -w %s lists them", name, ws, rel, ws)
+	for _, e := range entries {
+		part := folder + "/" + e.Name()
+		_, ours, err := manifest.Locate(part)
+		switch {
+		case !ours || leftover.MatchString(e.Name()):
+		case err != nil || e.IsDir():
+			return s, fmt.Errorf("%s: stands among the parts of %s, but is no part (<part>.yaml); move it away", part, s)
+		case len(s.Files) > 0 && !s.InParts:
+			return s, fmt.Errorf("%s and %s/: a secret is one file or one folder of parts, not both; remove one", file, folder)
+		default:
+			s.Files, s.InParts = append(s.Files, part), true
+		}
+	}
+	if len(s.Files) == 0 {
+		return s, fmt.Errorf("%w: %s in workspace %s (%s); sealward get secrets -w %s lists them", ErrNoSecret, name, ws, file, ws)
+	}
+	return s, nil
+}
+
+// PartPath is the path for a part that holds key. Two keys that differ in case
+// only get files that do not, because some file systems cannot tell them apart.
+func (s Secret) PartPath(key manifest.Key, taken []string) string {
+	folder := strings.TrimSuffix(manifest.SecretPath(s.Workspace, s.Name), ".yaml")
+	base := key.String()
+	if len(base) > 200 { // file systems allow 255 bytes
+		base = base[:200]
+	}
+	for n := 1; ; n++ {
+		at := folder + "/" + base + ".yaml"
+		if n > 1 {
+			at = fmt.Sprintf("%s/%s-%d.yaml", folder, base, n)
+		}
+		if !slices.ContainsFunc(taken, func(t string) bool { return strings.EqualFold(t, at) }) {
+			return at
+		}
+	}
 }

@@ -20,7 +20,12 @@ type Settings struct {
 	// Binding "required" refuses manifests without a binding, whatever the
 	// command or the agent would accept. "" leaves it to them.
 	Binding string `yaml:"binding"`
+	// Layout "parts" lets create keep new secrets in parts. "" is one file each.
+	Layout string `yaml:"layout"`
 }
+
+// LayoutParts is the layout of secrets that are kept in parts.
+const LayoutParts = "parts"
 
 // ParseSettings reads a sealward.yaml strictly. Empty content means defaults.
 func ParseSettings(data []byte) (Settings, error) {
@@ -30,6 +35,9 @@ func ParseSettings(data []byte) (Settings, error) {
 	}
 	if s.Binding != "" && s.Binding != "required" {
 		return Settings{}, fmt.Errorf(`%s: binding: is %.40q; the only value is "required" (a repository can tighten, not loosen)`, SettingsFile, s.Binding)
+	}
+	if s.Layout != "" && s.Layout != LayoutParts {
+		return Settings{}, fmt.Errorf(`%s: layout: is %.40q; the only value is "parts" (new secrets are one file each without it)`, SettingsFile, s.Layout)
 	}
 	return s, nil
 }

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/getsops/sops/v3/keyservice"
+
+	"github.com/sealward/sealward/gitops/worktree"
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
+	"github.com/sealward/sealward/unseal"
+	"github.com/sealward/sealward/unseal/keyring"
+)
+
+// tree is the work tree around the current folder, with the keyring's keys.
+func (a *app) tree(allowUnbound bool) (*worktree.Tree, error) {
+	repo, err := a.repository()
+	if err != nil {
+		return nil, err
+	}
+	return &worktree.Tree{Repo: repo, Ring: a.rings(), Keys: a.keyServices(), Now: a.Now, AllowUnbound: allowUnbound}, nil
+}
+
+// rings reads each ring once, and warns of a private key that others can read.
+func (a *app) rings() func(manifest.Workspace) (*keyring.Ring, error) {
+	var mu sync.Mutex
+	read := map[manifest.Workspace]func() (*keyring.Ring, error){}
+	return func(ws manifest.Workspace) (*keyring.Ring, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if read[ws] == nil {
+			read[ws] = sync.OnceValues(func() (*keyring.Ring, error) {
+				k, err := a.openKeyring()
+				if err != nil {
+					return nil, err
+				}
+				ring, err := k.Ring(ws)
+				if err != nil {
+					return nil, err
+				}
+				if info, err := os.Stat(k.Path(ws)); err == nil && info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+					fmt.Fprintf(a.Err, "warning: other users can read the private key %s; chmod 600 it\n", k.Path(ws))
+				}
+				return ring, nil
+			})
+		}
+		return read[ws]()
+	}
+}
+
+// keyServices: a recipient that is a service is asked only as the keyring allows.
+func (a *app) keyServices() func(manifest.Workspace) keyservice.KeyServiceClient { return nil }
+
+// secretOf finds WORKSPACE/NAME in the tree.
+func (a *app) secretOf(t *worktree.Tree, arg string) (workspace.Secret, error) {
+	ws, name, _, err := secretArg(arg, false)
+	if err != nil {
+		return workspace.Secret{}, err
+	}
+	return t.Repo.FindSecret(ws, name)
+}
+
+// isSecretArg tells WORKSPACE/NAME from a path, which comes first.
+func isSecretArg(arg string) bool {
+	if _, err := os.Lstat(arg); err == nil || arg == "-" || strings.Count(arg, "/") != 1 {
+		return false
+	}
+	_, _, _, err := secretArg(arg, false)
+	return err == nil
+}
+
+// warn tells what is odd about an opened secret.
+func (a *app) warn(whole *unseal.Whole) {
+	for _, f := range whole.Files {
+		if !f.Bound {
+			fmt.Fprintf(a.Err, "warning: %s has no binding: nothing proves that its values belong to this name and workspace\n", f.Manifest.File)
+		}
+		for _, v := range f.Values {
+			if v.Retyped != "" {
+				fmt.Fprintf(a.Err, "warning: %s: %s was sealed as %s by plain sops, which may have changed how it is written\n", f.Manifest.File, v.Key, v.Retyped)
+			}
+		}
+	}
+}
