@@ -117,6 +117,14 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 				ts.Fatalf("exit code %d, want %s", code, args[0])
 			}
 		},
+		// noscratch fails if edit left plaintext in memory.
+		"noscratch": func(ts *testscript.TestScript, _ bool, _ []string) {
+			for _, dir := range []string{ts.Getenv("XDG_RUNTIME_DIR"), "/dev/shm", os.TempDir()} {
+				if left, _ := filepath.Glob(filepath.Join(dir, scratchPrefix+"*")); dir != "" && len(left) > 0 {
+					ts.Fatalf("left behind: %v", left)
+				}
+			}
+		},
 		// secretfree TEXT PATH... fails if a file below a path holds the text.
 		"secretfree": func(ts *testscript.TestScript, _ bool, args []string) {
 			files := 0
