@@ -246,7 +246,8 @@ func removeStagingFolder(staging string) error {
 			return nil
 		}
 	}
-	return os.RemoveAll(staging)
+	// The .gitignore goes last: a kill in between must not show Git the rest.
+	return errors.Join(os.RemoveAll(filepath.Join(staging, "new")), os.RemoveAll(filepath.Join(staging, "old")), os.RemoveAll(staging))
 }
 
 // removeStaging clears what processes that are gone left in a folder, and puts a
