@@ -631,7 +631,10 @@ func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, rin
 		}
 		return fail(unseal.FailManifest, err)
 	}
-	if err := m.CheckPlace(r.Place); err != nil {
+	if err = m.CheckPlace(r.Place); err == nil {
+		err = m.SettleIn(r.Place.Scope)
+	}
+	if err != nil {
 		return fail(unseal.FailPlace, err)
 	}
 	if ringErr != nil {

@@ -289,8 +289,16 @@ func (r *Repository) Files() ([]string, error) {
 // parts, and one that is missing, are errors.
 func (r *Repository) FindSecret(ws manifest.Workspace, name manifest.Name) (string, error) {
 	rel := manifest.SecretPath(ws, name)
-	if _, err := os.Lstat(filepath.Join(r.dir, rel)); err == nil {
+	json := strings.TrimSuffix(rel, ".yaml") + ".json"
+	_, noYAML := os.Lstat(filepath.Join(r.dir, rel))
+	_, noJSON := os.Lstat(filepath.Join(r.dir, json))
+	switch {
+	case noYAML == nil && noJSON == nil:
+		return "", fmt.Errorf("%s and %s: a secret is one file; remove one", json, rel)
+	case noYAML == nil:
 		return rel, nil
+	case noJSON == nil:
+		return json, nil
 	}
 	if info, err := os.Stat(strings.TrimSuffix(filepath.Join(r.dir, rel), ".yaml")); err == nil && info.IsDir() {
 		return "", fmt.Errorf("%s/%s is kept in parts (%s/), which can only be read so far, not changed", ws, name, strings.TrimSuffix(rel, ".yaml"))
