@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,9 @@ type createOptions struct {
 	version, layer, description     string
 	owner                           string
 	tags, literals, files, generate []string
-	instance                        bool
+	envFiles                        []string
+	sealedEnvFiles, sealedFiles     []string
+	instance, interpolate           bool
 }
 
 func (a *app) createSecretCmd() *cobra.Command {
@@ -36,7 +39,8 @@ func (a *app) createSecretCmd() *cobra.Command {
 		Long: `Seal a new secret for a workspace and write its manifest to
 workspaces/WORKSPACE/secrets/NAME.yaml. Only the workspace's public recipients
 are needed. Values come from files, standard input (-), or are generated;
---from-literal is for what anyone may see.`,
+--from-literal is for what anyone may see. Files that plain sops sealed, as dotenv or
+as binary, are opened with the workspace's identity in the keyring.`,
 		Example: `  printf %s "$PW" | sealward create secret orders-db-r -w orders --type key-value --acl r --from-literal username=orders --from-file password=-
   sealward create secret orders-api -w orders --type key-value --acl rw --generate token=40`,
 		Args: cobra.ExactArgs(1),
@@ -50,6 +54,10 @@ are needed. Values come from files, standard input (-), or are generated;
 	f.StringArrayVar(&o.literals, "from-literal", nil, literalHelp)
 	f.StringArrayVar(&o.files, "from-file", nil, "KEY=PATH, or PATH alone; - is standard input; repeatable")
 	f.StringArrayVar(&o.generate, "generate", nil, "KEY=LENGTH: random letters and digits; repeatable")
+	f.StringArrayVar(&o.envFiles, "from-env-file", nil, "file of KEY=VALUE lines, taken as they stand; repeatable")
+	f.StringArrayVar(&o.sealedEnvFiles, "from-sealed-env-file", nil, "dotenv file that sops sealed; repeatable")
+	f.StringArrayVar(&o.sealedFiles, "from-sealed-file", nil, "KEY=FILE: a file that sops sealed as binary; repeatable")
+	f.BoolVar(&o.interpolate, "interpolate", false, "expand ${VAR} in --from-literal and --from-env-file from the environment; an unset variable is an error")
 	f.StringVar(&o.version, "version", "v1", "manifest version: v1, v1beta, v1alpha or v2alpha")
 	f.StringVar(&o.layer, "layer", "", "user or system")
 	f.StringVar(&o.description, "description", "", "what the secret is for")
@@ -100,7 +108,7 @@ func (a *app) createSecret(o createOptions, arg string) error {
 		return usageError{err}
 	}
 	path := manifest.SecretPath(ws, name)
-	for _, taken := range []string{path, strings.TrimSuffix(path, ".yaml")} {
+	for _, taken := range []string{path, strings.TrimSuffix(path, ".yaml") + ".json", strings.TrimSuffix(path, ".yaml")} {
 		if _, err := os.Lstat(filepath.Join(repo.Dir(), taken)); err == nil {
 			return fmt.Errorf("%s exists; change it with sealward set %s/%s KEY", taken, ws, name)
 		}
@@ -113,12 +121,26 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	if err != nil {
 		return err
 	}
+	if o.interpolate {
+		if o.literals, err = a.expandLiterals(o.literals); err != nil {
+			return err
+		}
+	}
 	values, err := a.values(o.literals, o.files, o.generate)
 	if err != nil {
 		return err
 	}
+	plain, err := a.envValues(o.envFiles, o.interpolate)
+	if err != nil {
+		return err
+	}
+	sealed, err := a.sealedValues(o.sealedEnvFiles, o.sealedFiles, ws)
+	if err != nil {
+		return err
+	}
+	values = slices.Concat(values, plain, sealed)
 	if len(values) == 0 {
-		return usagef("a secret needs at least one value: --from-file, --generate or --from-literal")
+		return usagef("a secret needs at least one value: --from-file, --from-env-file, --generate or --from-literal")
 	}
 	owner := o.owner
 	if owner == "" {
@@ -129,11 +151,11 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	sealed, err := seal.Seal(m, to, seal.Options{Now: a.Now()})
+	file, err := seal.Seal(m, to, seal.Options{Now: a.Now()})
 	if err != nil {
 		return err
 	}
-	if err := repo.Write(path, sealed); err != nil {
+	if err := repo.Write(path, file); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Out, "%s created: %s\n", m.ID(), path)

@@ -16,28 +16,38 @@ import (
 )
 
 func (a *app) sealCmd() *cobra.Command {
-	var scope, out string
-	var inPlace bool
+	var o sealOptions
 	c := &cobra.Command{
 		Use:   "seal [FILE|-]",
 		Short: "Seal a plaintext manifest for its workspace",
 		Long: `Seal the values of a plaintext manifest for the recipients that .sops.yaml names
 for its workspace, and print the sealed manifest, which can be committed. The
-workspace is the one the manifest states, that of its path, or -w.`,
+workspace is the one the manifest states, that of its path, or -w.
+
+The manifest may be YAML or JSON, in DataOS's form or a Kubernetes v1 Secret, whose
+namespace is its workspace. ${VAR} in a value is text like any other, unless
+--interpolate is given: then $${VAR} stands for the text ${VAR}.`,
 		Example: "  sealward seal manifest.yaml --in-place\n  sealward seal - -w orders < plain.yaml > sealed.yaml",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if inPlace && (out != "" || len(args) == 0 || args[0] == "-") {
+			if o.inPlace && (o.out != "" || len(args) == 0 || args[0] == "-") {
 				return usagef("--in-place needs a FILE, and no --out")
 			}
-			return a.seal(fileArg(args), scope, out, inPlace)
+			return a.seal(fileArg(args), o)
 		},
 	}
-	c.Flags().StringVarP(&scope, "workspace", "w", "", "workspace of a manifest that states none")
-	c.Flags().BoolVar(&inPlace, "in-place", false, "replace FILE by its sealed form")
-	c.Flags().StringVar(&out, "out", "", "write the sealed manifest to this file")
+	c.Flags().StringVarP(&o.scope, "workspace", "w", "", "workspace of a manifest that states none")
+	c.Flags().BoolVar(&o.inPlace, "in-place", false, "replace FILE by its sealed form")
+	c.Flags().StringVar(&o.out, "out", "", "write the sealed manifest to this file")
+	c.Flags().BoolVar(&o.interpolate, "interpolate", false, "expand ${VAR} in values and in the paths of files from the environment; an unset variable is an error")
+	c.Flags().BoolVar(&o.filesOutside, "allow-files-outside", false, "let files: name files outside the manifest's folder")
 	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
 	return c
+}
+
+type sealOptions struct {
+	scope, out                         string
+	inPlace, interpolate, filesOutside bool
 }
 
 func fileArg(args []string) string {
@@ -82,7 +92,7 @@ func (a *app) readManifest(file string) (m *manifest.Manifest, repo *workspace.R
 	return m, repo, place, nil
 }
 
-func (a *app) seal(file, scope, out string, inPlace bool) error {
+func (a *app) seal(file string, o sealOptions) error {
 	m, repo, place, err := a.readManifest(file)
 	if err != nil {
 		return err
@@ -93,8 +103,8 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	}
 	ws := m.Workspace
 	switch {
-	case scope != "":
-		if ws, err = scopeArg(scope); err != nil {
+	case o.scope != "":
+		if ws, err = scopeArg(o.scope); err != nil {
 			return err
 		}
 	case !place.Scope.IsZero():
@@ -102,6 +112,12 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	}
 	if !m.Kind.IsSecret() {
 		return fmt.Errorf("%s: is a %s, which holds no value to seal; commit it as it is", m.File, m.Kind)
+	}
+	if ws.IsZero() {
+		return usagef("%s: states no namespace and stands in no workspace's folder; name its workspace with -w", m.File)
+	}
+	if ext := filepath.Ext(o.out); ext == ".json" && !m.JSON || ext == ".yaml" && m.JSON {
+		return usagef("--out ends in %s, but the manifest is not written so; a manifest stays YAML or JSON when it is sealed", ext)
 	}
 	if err := seal.PlaceIn(m, ws); err != nil {
 		return err
@@ -121,8 +137,22 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	if err != nil {
 		return err
 	}
-	opts := seal.Options{Now: a.Now()}
-	if file != "-" {
+	if o.interpolate && !m.Sealed {
+		if err := seal.Interpolate(m, a.LookupEnv); err != nil {
+			return err
+		}
+	}
+	opts := seal.Options{Now: a.Now(), Part: place.Part != ""}
+	switch {
+	case file == "-":
+	case o.filesOutside:
+		opts.ReadFile = func(path string) ([]byte, error) {
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(filepath.Dir(file), path)
+			}
+			return readPlain(os.Stat, os.Open, path, "")
+		}
+	default:
 		root, err := os.OpenRoot(filepath.Dir(file))
 		if err != nil {
 			return err
@@ -134,7 +164,8 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	if err != nil {
 		return err
 	}
-	if inPlace {
+	out := o.out
+	if o.inPlace {
 		out = file
 	}
 	if out == "" {
@@ -151,12 +182,27 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 // readBelow reads a file that a manifest's files: names, which must lie below the
 // manifest's folder.
 func readBelow(root *os.Root, path string) ([]byte, error) {
-	info, err := root.Stat(filepath.Clean(path))
+	return readPlain(root.Stat, root.Open, filepath.Clean(path), "; it must lie below the manifest's folder (or see --allow-files-outside)")
+}
+
+// readPlain reads a whole file, but no device, and no pipe, whose opening might
+// never end.
+func readPlain(stat func(string) (os.FileInfo, error), open func(string) (*os.File, error), path, hint string) ([]byte, error) {
+	info, err := stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("the file it names cannot be read (%w); it must lie below the manifest's folder", withoutPath(err))
+		return nil, fmt.Errorf("the file it names cannot be read (%w)%s", withoutPath(err), hint)
 	}
 	if !info.Mode().IsRegular() || info.Size() > manifest.MaxSize {
 		return nil, errors.New("the file it names is not a plain file of at most 2 MiB")
 	}
-	return root.ReadFile(filepath.Clean(path))
+	f, err := open(path)
+	if err != nil {
+		return nil, fmt.Errorf("the file it names cannot be read (%w)", withoutPath(err))
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, manifest.MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("the file it names cannot be read (%w)", withoutPath(err))
+	}
+	return data, nil
 }

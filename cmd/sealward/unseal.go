@@ -1,14 +1,12 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
@@ -17,22 +15,38 @@ import (
 )
 
 func (a *app) unsealCmd() *cobra.Command {
-	var key, format string
-	var allowUnbound bool
+	var o unsealOptions
 	c := &cobra.Command{
 		Use:   "unseal [FILE|-]",
 		Short: "Open a sealed manifest with the keyring",
 		Long: `Open a sealed manifest with the identity that the keyring has for its workspace,
 verify that it is as it was sealed, and print it with its values in the clear.
---key prints one value, raw.`,
-		Example: "  sealward unseal workspaces/orders/secrets/orders-db-r.yaml --key password",
+--key prints one value, raw. -o prints the whole secret in another form: k8s is a
+Kubernetes Secret, env is for set -a; . FILE, properties is for Java, and dir writes
+one file a key into --out.`,
+		Example: "  sealward unseal workspaces/orders/secrets/orders-db-r.yaml --key password\n  sealward unseal workspaces/orders/secrets/orders-db-r.yaml -o dir --out /dev/shm/orders",
 		Args:    cobra.MaximumNArgs(1),
-		RunE:    func(_ *cobra.Command, args []string) error { return a.unseal(fileArg(args), key, format, allowUnbound) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if (o.format == "dir") != (o.out != "") {
+				return usagef("-o dir and --out DIR belong together")
+			}
+			return a.unseal(fileArg(args), o)
+		},
 	}
-	c.Flags().StringVar(&key, "key", "", "print only the value of this key, as it is")
-	c.Flags().BoolVar(&allowUnbound, "allow-unbound", false, "accept a manifest without a binding, as plain sops writes it")
-	outputFlag(c, &format, "yaml", "json")
+	f := c.Flags()
+	f.StringVar(&o.key, "key", "", "print only the value of this key, as it is")
+	f.BoolVar(&o.allowUnbound, "allow-unbound", false, "accept a manifest without a binding, as plain sops writes it")
+	f.StringVarP(&o.scope, "workspace", "w", "", "workspace of a Kubernetes Secret that states no namespace and stands in no workspace's folder")
+	f.StringVar(&o.out, "out", "", "with -o dir: a folder that does not exist yet, or is empty")
+	f.BoolVar(&o.force, "force", false, "with -o dir: also into a Git work tree")
+	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
+	outputFlag(c, &o.format, wholeFormats...)
 	return c
+}
+
+type unsealOptions struct {
+	key, format, scope, out string
+	allowUnbound, force     bool
 }
 
 // open unseals a manifest with the ring of its workspace.
@@ -47,6 +61,12 @@ func (a *app) open(m *manifest.Manifest, repo *workspace.Repository, place manif
 		if err := m.CheckPlace(place); err != nil {
 			return nil, fmt.Errorf("%w: %w", errUnsealable, err)
 		}
+		if err := m.SettleIn(place.Scope); err != nil {
+			return nil, err
+		}
+	}
+	if m.Workspace.IsZero() {
+		return nil, usagef("%s: states no namespace and stands in no workspace's folder; name its workspace with -w", m.File)
 	}
 	if allowUnbound && repo != nil {
 		settings, err := repo.Settings()
@@ -70,6 +90,9 @@ func (a *app) open(m *manifest.Manifest, repo *workspace.Repository, place manif
 	if err != nil {
 		return nil, err
 	}
+	if place.Part != "" {
+		opened.Envelope.AsPart()
+	}
 	if !opened.Bound {
 		fmt.Fprintf(a.Err, "warning: %s has no binding: nothing proves that its values belong to this name and workspace\n", m.File)
 	}
@@ -81,44 +104,52 @@ func (a *app) open(m *manifest.Manifest, repo *workspace.Repository, place manif
 	return opened, nil
 }
 
-func (a *app) unseal(file, key, format string, allowUnbound bool) error {
-	m, repo, place, err := a.readManifest(file)
+func (a *app) unseal(arg string, o unsealOptions) error {
+	whole, err := a.openWhole(arg, o)
 	if err != nil {
 		return err
 	}
-	opened, err := a.open(m, repo, place, allowUnbound)
-	if err != nil {
-		return err
-	}
-	if key != "" {
-		k, err := keyArg(key)
+	if o.key != "" {
+		k, err := keyArg(o.key)
 		if err != nil {
 			return err
 		}
-		for _, v := range opened.Values {
+		for _, v := range whole.Values {
 			if v.Key == k {
 				_, err := a.Out.Write(v.Data)
 				return err
 			}
 		}
-		return fmt.Errorf("%s: %w: %s; it has %s", m.File, seal.ErrNoKey, k, strings.Join(keys(opened.Values), ", "))
+		return fmt.Errorf("%s: %w: %s; it has %s", whole.Manifest.File, seal.ErrNoKey, k, strings.Join(keys(whole.Values), ", "))
 	}
-	text, err := opened.Envelope.Plaintext(opened.Values)
+	if o.format == "dir" {
+		return writeWhole(o.out, whole, o.force)
+	}
+	return printWhole(a.Out, whole, o.format)
+}
+
+// openWhole opens the secret that an argument of unseal names.
+func (a *app) openWhole(file string, o unsealOptions) (*unseal.Whole, error) {
+	m, repo, place, err := a.readManifest(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if format == "json" {
-		var v any
-		if err := yaml.Unmarshal(text, &v); err != nil {
-			return fmt.Errorf("%s: cannot be shown as JSON", m.File)
+	if o.scope != "" {
+		ws, err := scopeArg(o.scope)
+		if err != nil {
+			return nil, err
 		}
-		e := json.NewEncoder(a.Out)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
+		if m.Kind.IsSecret() {
+			if err := m.SettleIn(ws); err != nil {
+				return nil, err
+			}
+		}
 	}
-	_, err = a.Out.Write(text)
-	return err
+	opened, err := a.open(m, repo, place, o.allowUnbound)
+	if err != nil {
+		return nil, err
+	}
+	return unseal.Assemble([]*unseal.Opened{opened}, []manifest.Place{place})
 }
 
 func keys(values []seal.Value) []string {

@@ -130,6 +130,19 @@ func (r *Repository) Contains(dir string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
+// InGit reports that dir is in a Git work tree, also through symbolic links. dir
+// need not exist.
+func InGit(dir string) bool {
+	for at := resolve(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Lstat(filepath.Join(at, ".git")); err == nil {
+			return true
+		}
+		if at == filepath.Dir(at) {
+			return false
+		}
+	}
+}
+
 // resolve follows the symbolic links of the part of a path that exists.
 func resolve(p string) string {
 	p, err := filepath.Abs(p)
