@@ -321,6 +321,9 @@ func (e *Envelope) PlaintextAs(values []Value, json bool) ([]byte, error) {
 			path = below(section, v.Key)
 		}
 		setNode(root, text, path...)
+		if !json && !survivesYAML(text) { // plain sops sealed it in its own JSON or YAML
+			nodeAt(root, path).Style = yaml.DoubleQuotedStyle
+		}
 	}
 	return encode(root, json)
 }

@@ -108,7 +108,7 @@ func (r *jsonReader) value(depth int) *yaml.Node {
 		r.d.fail(n, "", "is nested too deep")
 		return nil
 	}
-	n.Kind, n.Style = yaml.ScalarNode, 0
+	n.Kind = yaml.ScalarNode
 	switch t := t.(type) {
 	case json.Delim:
 		n.Kind, n.Tag = yaml.SequenceNode, "!!seq"
@@ -126,7 +126,10 @@ func (r *jsonReader) value(depth int) *yaml.Node {
 			return nil
 		}
 	case string:
-		n.Tag, n.Value, n.Style = "!!str", t, yaml.DoubleQuotedStyle
+		n.Tag, n.Value = "!!str", t
+		if strings.ContainsAny(t, "\t\r\n") { // other styles cannot carry all of these
+			n.Style = yaml.DoubleQuotedStyle
+		}
 		// The library puts U+FFFD for half a pair without a word.
 		if loneSurrogate(r.data[from:r.tokens.InputOffset()]) {
 			r.d.fail(n, "", `a text has half a surrogate pair (\ud800 to \udfff), which is no character`)
