@@ -16,7 +16,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"github.com/sealward/sealward/gitops/source"
-	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal"
@@ -625,26 +624,20 @@ func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, rin
 		err = m.CheckSealed()
 	}
 	if err != nil {
-		var errs manifest.Errors
-		if errors.As(err, &errs) && errs.Leaked() {
-			return fail(unseal.FailNotSealed, err)
-		}
-		return fail(unseal.FailManifest, err)
+		return fail(unseal.Classify(err), err)
 	}
-	if err := m.CheckPlace(r.Place); err != nil {
+	if err = m.CheckPlace(r.Place); err == nil {
+		err = m.SettleIn(r.Place.Scope)
+	}
+	if err != nil {
 		return fail(unseal.FailPlace, err)
 	}
 	if ringErr != nil {
 		return fail(unseal.FailNoKey, fmt.Errorf("%s: %w", r.Path, ringErr))
 	}
 	o, err := unseal.Open(m, ring, unseal.Options{AllowUnbound: c.next.unbound})
-	switch {
-	case errors.Is(err, unseal.ErrNotRecipient):
-		return fail(unseal.FailNoKey, err)
-	case errors.Is(err, seal.ErrUnbound):
-		return fail(unseal.FailUnbound, err)
-	case err != nil:
-		return fail(unseal.FailTampered, err)
+	if err != nil {
+		return fail(unseal.Classify(err), err)
 	}
 	content = &unseal.Content{
 		Provenance: unseal.Provenance{Path: r.Path, Blob: blob},

@@ -22,10 +22,11 @@ import (
 // and one version of the binding from the next.
 const bindingInfo = "sealward binding v1"
 
-// binding is the text that is sealed as seal.binding: an HMAC-SHA-256 under a
-// key derived from the data key (HKDF, RFC 5869), over what the manifest is
-// (kind, workspace, name) and every field outside seal and sops. It is keyed, and
-// sealed on top, because a plain digest of short values could be guessed.
+// binding is the text that is sealed as seal.binding (or annotation): an
+// HMAC-SHA-256 under a key derived from the data key (HKDF, RFC 5869), over what
+// the manifest is (form and kind, workspace, name) and every field but itself and
+// sops. It is keyed, and sealed on top, because a plain digest of short values
+// could be guessed.
 // docs/format.md specifies the encoding.
 func binding(dataKey []byte, m *manifest.Manifest, root sops.TreeBranch) (string, error) {
 	key, err := hkdf.Key(sha256.New, dataKey, nil, bindingInfo, sha256.Size)
@@ -33,11 +34,15 @@ func binding(dataKey []byte, m *manifest.Manifest, root sops.TreeBranch) (string
 		return "", err
 	}
 	mac := hmac.New(sha256.New, key)
-	for _, s := range []string{bindingInfo, string(m.Kind), m.Workspace.String(), m.Name.String()} {
+	for _, s := range []string{bindingInfo, m.FormKind(), m.Workspace.String(), m.Name.String()} {
 		mac.Write(lengthPrefixed(nil, []byte(s)))
 	}
+	skip := [][]string{{"sops"}, {"seal"}}
+	if m.Form == manifest.Kubernetes {
+		skip[1] = m.BindingPath()
+	}
 	var fields [][]byte
-	if err := appendFields(&fields, nil, 0, root); err != nil {
+	if err := appendFields(&fields, nil, 0, root, skip); err != nil {
 		return "", err
 	}
 	// Sorted, so that the order of fields, which YAML gives no meaning, has none here.
@@ -48,9 +53,10 @@ func binding(dataKey []byte, m *manifest.Manifest, root sops.TreeBranch) (string
 	return "v1:" + base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
 }
 
-// appendFields adds one record for each node at and below in: the number of
-// path components, the components, the type, the value.
-func appendFields(out *[][]byte, path []byte, depth int, in any) error {
+// appendFields adds one record for each node at and below in, except those at and
+// below the paths of skip: the number of path components, the components, the
+// type, the value.
+func appendFields(out *[][]byte, path []byte, depth int, in any, skip [][]string) error {
 	kind, value, err := typed(in)
 	if err != nil {
 		return err
@@ -68,21 +74,36 @@ func appendFields(out *[][]byte, path []byte, depth int, in any) error {
 			if !ok {
 				return errors.New("a key is not text")
 			}
-			if depth == 0 && (key == "sops" || key == "seal") {
+			below, skipped := skipBelow(skip, key)
+			if skipped {
 				continue
 			}
-			if err := appendFields(out, component(path, 'k', key), depth+1, item.Value); err != nil {
+			if err := appendFields(out, component(path, 'k', key), depth+1, item.Value, below); err != nil {
 				return err
 			}
 		}
 	case []any:
 		for i, item := range in {
-			if err := appendFields(out, component(path, 'i', strconv.Itoa(i)), depth+1, item); err != nil {
+			if err := appendFields(out, component(path, 'i', strconv.Itoa(i)), depth+1, item, nil); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// skipBelow says whether skip ends at a key, or what is left of it below the key.
+func skipBelow(skip [][]string, key string) (below [][]string, skipped bool) {
+	for _, path := range skip {
+		if path[0] != key {
+			continue
+		}
+		if len(path) == 1 {
+			return nil, true
+		}
+		below = append(below, path[1:])
+	}
+	return below, false
 }
 
 // component never writes into path's spare capacity: siblings share it.

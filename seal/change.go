@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/getsops/sops/v3"
@@ -22,22 +24,46 @@ func WithValues(m *manifest.Manifest, values []Value, comments bool) (*manifest.
 	if !m.Kind.IsSecret() {
 		return nil, fmt.Errorf("%s: is a %s, which has no values", m.File, m.Kind)
 	}
-	root := cloneNode(m.Node(), comments)
-	removeField(root, "seal")
+	root, sections := cloneNode(m.Node(), comments), m.Sections()
+	removeBinding(root, m)
 	removeField(root, "sops")
-	body := fieldNode(root, string(m.Kind))
-	for _, section := range []string{"data", "binaryData", "files"} {
+	body := nodeAt(root, sections.Text[:len(sections.Text)-1])
+	for _, section := range []string{last(sections.Text), last(sections.Base64), "files"} {
 		removeField(body, section)
 	}
 	for _, v := range values {
-		section, text := printable(v.Data, v.Binary)
-		setNode(body, text, section, v.Key.String())
+		// What stood as text stays text where it can.
+		asText := slices.ContainsFunc(m.Secret.Entries, func(e manifest.Entry) bool { return e.Key == v.Key && !e.Binary })
+		section, text := place(sections, v.Data, v.Binary || sections.PreferBase64 && !asText)
+		setNode(root, text, below(section, v.Key)...)
 	}
-	text, err := encodeYAML(root)
+	return reparse(m, m.File, m.Workspace, root)
+}
+
+// reparse holds changed nodes to everything that a file is held to.
+func reparse(m *manifest.Manifest, file string, ws manifest.Workspace, root *yaml.Node) (*manifest.Manifest, error) {
+	text, err := encode(root, m.JSON)
 	if err != nil {
 		return nil, err
 	}
-	return manifest.Parse(m.File, text)
+	out, err := manifest.Parse(file, text)
+	if err != nil {
+		return nil, err
+	}
+	return out, out.SettleIn(ws)
+}
+
+// removeBinding removes the binding, and the mapping that held nothing else.
+func removeBinding(root *yaml.Node, m *manifest.Manifest) {
+	path := m.BindingPath()
+	holder := nodeAt(root, path[:len(path)-1])
+	if holder == nil {
+		return
+	}
+	removeField(holder, last(path))
+	if len(holder.Content) == 0 {
+		removeField(nodeAt(root, path[:len(path)-2]), path[len(path)-2])
+	}
 }
 
 func cloneNode(n *yaml.Node, comments bool) *yaml.Node {
@@ -57,15 +83,20 @@ func Rename(m *manifest.Manifest, ws manifest.Workspace, name manifest.Name) (*m
 	if m.Kind == manifest.KindInstanceSecret != ws.IsInstance() {
 		return nil, fmt.Errorf("%s: a %s cannot move to %s; create it there", m.File, m.Kind, ws)
 	}
-	setNode(m.Node(), name.String(), "name")
-	if !ws.IsInstance() {
-		setNode(m.Node(), ws.String(), "workspace")
+	root := cloneNode(m.Node(), true)
+	switch {
+	case m.Form == manifest.Kubernetes:
+		setNode(root, name.String(), "metadata", "name")
+		if m.Secret.Kubernetes.Namespace != "" {
+			setNode(root, ws.String(), "metadata", "namespace")
+		}
+	default:
+		setNode(root, name.String(), "name")
+		if !ws.IsInstance() {
+			setNode(root, ws.String(), "workspace")
+		}
 	}
-	text, err := encodeYAML(m.Node())
-	if err != nil {
-		return nil, err
-	}
-	return manifest.Parse(manifest.SecretPath(ws, name), text)
+	return reparse(m, strings.TrimSuffix(manifest.SecretPath(ws, name), ".yaml")+m.Ext(), ws, root)
 }
 
 // Replace puts an edited plaintext manifest in the place of the opened one. What
@@ -94,32 +125,45 @@ func (e *Envelope) Rebind() error {
 	if err != nil {
 		return err
 	}
+	sections := e.m.Sections()
 	for _, v := range values {
-		if v.Retyped != "" {
-			root, _ := e.tree.Branches[0].Set([]any{string(e.m.Kind), "data", v.Key.String()}, string(v.Data))
-			e.tree.Branches[0] = root
+		for _, section := range [][]string{sections.Text, sections.Base64} {
+			path := below(section, v.Key)
+			if raw := lookup(e.tree.Branches[0], path...); raw != nil && v.Retyped != "" {
+				_, text, err := typed(raw)
+				if err != nil {
+					return err
+				}
+				e.set(path, string(text))
+			}
 		}
 	}
-	return CheckType(e.m, values)
+	return checkType(e.m, values, e.part)
 }
 
-// sealedOutside names a sealed value outside the sections that sealward seals.
-func sealedOutside(root *yaml.Node, kind string) string {
-	for i := 0; i+1 < len(root.Content); i += 2 {
-		field, v := root.Content[i].Value, root.Content[i+1]
-		switch {
-		case field == "sops" || field == "seal":
-		case field == kind && v.Kind == yaml.MappingNode:
-			for j := 0; j+1 < len(v.Content); j += 2 {
-				if s := v.Content[j].Value; s != "data" && s != "binaryData" && holdsSealed(v.Content[j+1]) {
-					return field + "." + s
-				}
-			}
-		case holdsSealed(v):
-			return field
+// sealedOutside names a sealed value outside the places that sealward seals.
+func sealedOutside(m *manifest.Manifest) string {
+	sections := m.Sections()
+	ours := [][]string{sections.Text, sections.Base64, m.BindingPath(), {"sops"}}
+	var walk func(n *yaml.Node, path []string) string
+	walk = func(n *yaml.Node, path []string) string {
+		if slices.ContainsFunc(ours, func(p []string) bool { return slices.Equal(p, path) }) {
+			return ""
 		}
+		if n.Kind != yaml.MappingNode {
+			if holdsSealed(n) {
+				return strings.Join(path, ".")
+			}
+			return ""
+		}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if field := walk(n.Content[i+1], append(slices.Clip(path), n.Content[i].Value)); field != "" {
+				return field
+			}
+		}
+		return ""
 	}
-	return ""
+	return walk(m.Node(), nil)
 }
 
 func holdsSealed(n *yaml.Node) bool {
@@ -157,8 +201,8 @@ func (e *Envelope) Rotate(to workspace.Recipients, keys keyservice.KeyServiceCli
 	if err != nil {
 		return nil, fmt.Errorf("%s: the rotated file would not parse; nothing was written", e.m.File)
 	}
-	if m.Workspace.IsZero() {
-		m.Workspace = e.m.Workspace
+	if err := m.SettleIn(e.m.Workspace); err != nil {
+		return nil, err
 	}
 	again, err := Load(m)
 	if err != nil {
@@ -197,4 +241,4 @@ func PlainValues(m *manifest.Manifest) ([]Value, error) {
 }
 
 // Print is a plaintext manifest as text.
-func Print(m *manifest.Manifest) ([]byte, error) { return encodeYAML(m.Node()) }
+func Print(m *manifest.Manifest) ([]byte, error) { return encode(m.Node(), m.JSON) }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/getsops/sops/v3"
 	"github.com/getsops/sops/v3/aes"
@@ -45,6 +46,7 @@ type Envelope struct {
 	cipher  *fieldCipher
 	dataKey []byte
 	opened  bool
+	part    bool
 }
 
 // Load takes a sealed manifest apart. Nothing is decrypted.
@@ -63,21 +65,33 @@ func Load(m *manifest.Manifest) (e *Envelope, err error) {
 	if err != nil {
 		return nil, &TamperError{File: m.File, Reason: ReasonForm, Msg: err.Error()}
 	}
-	branches, meta, err := stores.ExtractMetadata(sops.TreeBranches{root}, stores.MetadataOpts{Flatten: stores.MetadataFlattenNone})
+	tree, err := extract(m.File, root, stores.MetadataFlattenNone)
 	if err != nil {
-		return nil, &TamperError{File: m.File, Field: "sops", Reason: ReasonForm, Msg: "the section is not what SOPS writes"}
+		return nil, err
+	}
+	return &Envelope{m: m, tree: tree, cipher: newFieldCipher()}, nil
+}
+
+// extract takes the metadata out of a tree, within bounds.
+func extract(file string, root sops.TreeBranch, flatten stores.MetadataFlatten) (sops.Tree, error) {
+	bad := func(msg string) (sops.Tree, error) {
+		return sops.Tree{}, &TamperError{File: file, Field: "sops", Reason: ReasonForm, Msg: msg}
+	}
+	branches, meta, err := stores.ExtractMetadata(sops.TreeBranches{root}, stores.MetadataOpts{Flatten: flatten})
+	if err != nil {
+		return bad("the section is not what SOPS writes")
 	}
 	if n := meta.MasterKeyCount(); n == 0 || n > maxRecipients {
-		return nil, &TamperError{File: m.File, Field: "sops", Reason: ReasonForm, Msg: fmt.Sprintf("the section names %d recipients; 1 to %d can be", n, maxRecipients)}
+		return bad(fmt.Sprintf("the section names %d recipients; 1 to %d can be", n, maxRecipients))
 	}
 	for _, group := range meta.KeyGroups {
 		for _, k := range group {
 			if len(k.EncryptedDataKey()) > maxSealedKey {
-				return nil, &TamperError{File: m.File, Field: "sops", Reason: ReasonForm, Msg: "a sealed data key is longer than SOPS writes it"}
+				return bad("a sealed data key is longer than SOPS writes it")
 			}
 		}
 	}
-	return &Envelope{m: m, tree: sops.Tree{Branches: branches, Metadata: meta}, cipher: newFieldCipher()}, nil
+	return sops.Tree{Branches: branches, Metadata: meta}, nil
 }
 
 // Manifest is what the envelope holds.
@@ -89,9 +103,11 @@ func (e *Envelope) Metadata() *sops.Metadata { return &e.tree.Metadata }
 
 // Recipients lists the recipients as the file names them. They are labels: who
 // can really open it, the file cannot prove.
-func (e *Envelope) Recipients() []string {
+func (e *Envelope) Recipients() []string { return recipients(e.tree.Metadata) }
+
+func recipients(meta sops.Metadata) []string {
 	var out []string
-	for _, group := range e.tree.Metadata.KeyGroups {
+	for _, group := range meta.KeyGroups {
 		for _, k := range group {
 			name := k.ToString()
 			if r, ok := workspace.RecipientOf(k); ok { // an SSH key without its comment
@@ -106,7 +122,7 @@ func (e *Envelope) Recipients() []string {
 // Value is one key's plaintext.
 type Value struct {
 	Key    manifest.Key
-	Binary bool // it stands in binaryData
+	Binary bool // it stands in binaryData, or, in a Kubernetes Secret, is no text
 	Data   []byte
 	// Retyped names the type that plain sops gave the value ("int", "float",
 	// "bool", "time"); "" for text, which is all sealward writes.
@@ -125,7 +141,7 @@ func (e *Envelope) Open(dataKey []byte, allowUnbound bool) (values []Value, boun
 // must fit, the binding need not. It only makes sense before [Envelope.Rebind]:
 // nothing proves yet that the values belong where they stand.
 func (e *Envelope) OpenToRebind(dataKey []byte) ([]Value, error) {
-	if field := sealedOutside(e.m.Node(), string(e.m.Kind)); field != "" {
+	if field := sealedOutside(e.m); field != "" {
 		return nil, e.tampered(field, ReasonPattern, "is sealed, where sealward leaves it readable; decrypt it with sops first")
 	}
 	values, _, err := e.open(dataKey, true, false)
@@ -150,28 +166,16 @@ func (e *Envelope) open(dataKey []byte, allowUnbound, checkBinding bool) (values
 	if bound && checkBinding && (meta.EncryptedRegex != manifest.SealedPattern || meta.MACOnlyEncrypted) {
 		return nil, false, e.tampered("sops.encrypted_regex", ReasonPattern, "is not the pattern this manifest was sealed with")
 	}
-	if meta.MessageAuthenticationCode == "" || !manifest.IsSealedValue(meta.MessageAuthenticationCode) {
-		return nil, false, e.tampered("sops.mac", ReasonMAC, "the MAC is missing or damaged")
-	}
-	mac, err := e.tree.Decrypt(dataKey, e.cipher)
-	if err != nil {
-		return nil, false, e.tampered(e.cipher.failed, ReasonValue, "the value was changed, moved here from another place, or sealed with another data key")
-	}
-	stated, err := e.cipher.Decrypt(meta.MessageAuthenticationCode, dataKey, meta.LastModified.Format(time.RFC3339))
-	statedMAC, isText := stated.(string)
-	if err != nil || !isText {
-		return nil, false, e.tampered("sops.mac", ReasonMAC, "the MAC does not open: it or sops.lastmodified was changed")
-	}
-	if !hmac.Equal([]byte(statedMAC), []byte(mac)) {
-		return nil, false, e.tampered("sops.mac", ReasonMAC, "a field or value was changed, added, removed or moved after sealing")
+	if err := decrypt(e.m.File, e.tree, e.cipher, dataKey); err != nil {
+		return nil, false, err
 	}
 	if bound && checkBinding {
 		want, err := binding(dataKey, e.m, e.tree.Branches[0])
 		if err != nil {
 			return nil, false, e.tampered("", ReasonForm, "the file holds a value that cannot be bound")
 		}
-		if got, _ := lookup(e.tree.Branches[0], "seal", "binding").(string); !hmac.Equal([]byte(got), []byte(want)) {
-			return nil, false, e.tampered("seal.binding", ReasonBinding, "the values were sealed for another manifest, workspace, key or form than this one states")
+		if got, _ := lookup(e.tree.Branches[0], e.m.BindingPath()...).(string); !hmac.Equal([]byte(got), []byte(want)) {
+			return nil, false, e.tampered(strings.Join(e.m.BindingPath(), "."), ReasonBinding, "the values were sealed for another manifest, workspace, key or form than this one states")
 		}
 	}
 	if values, err = e.values(); err != nil {
@@ -181,6 +185,30 @@ func (e *Envelope) open(dataKey []byte, allowUnbound, checkBinding bool) (values
 	return values, bound, nil
 }
 
+// decrypt opens every value of a tree and checks SOPS's MAC.
+func decrypt(file string, tree sops.Tree, cipher *fieldCipher, dataKey []byte) error {
+	bad := func(field string, reason Reason, msg string) error {
+		return &TamperError{File: file, Field: field, Reason: reason, Msg: msg}
+	}
+	meta := tree.Metadata
+	if meta.MessageAuthenticationCode == "" || !manifest.IsSealedValue(meta.MessageAuthenticationCode) {
+		return bad("sops.mac", ReasonMAC, "the MAC is missing or damaged")
+	}
+	mac, err := tree.Decrypt(dataKey, cipher)
+	if err != nil {
+		return bad(cipher.failed, ReasonValue, "the value was changed, moved here from another place, or sealed with another data key")
+	}
+	stated, err := cipher.Decrypt(meta.MessageAuthenticationCode, dataKey, meta.LastModified.Format(time.RFC3339))
+	statedMAC, isText := stated.(string)
+	if err != nil || !isText {
+		return bad("sops.mac", ReasonMAC, "the MAC does not open: it or sops.lastmodified was changed")
+	}
+	if !hmac.Equal([]byte(statedMAC), []byte(mac)) {
+		return bad("sops.mac", ReasonMAC, "a field or value was changed, added, removed or moved after sealing")
+	}
+	return nil
+}
+
 func (e *Envelope) tampered(field string, reason Reason, msg string) error {
 	return &TamperError{File: e.m.File, Field: field, Reason: reason, Msg: msg}
 }
@@ -188,20 +216,21 @@ func (e *Envelope) tampered(field string, reason Reason, msg string) error {
 // values reads the decrypted tree.
 func (e *Envelope) values() ([]Value, error) {
 	var out []Value
-	for _, section := range []string{"data", "binaryData"} {
-		b, _ := lookup(e.tree.Branches[0], string(e.m.Kind), section).(sops.TreeBranch)
+	sections := e.m.Sections()
+	for i, section := range [][]string{sections.Text, sections.Base64} {
+		b, _ := lookup(e.tree.Branches[0], section...).(sops.TreeBranch)
 		for _, item := range b {
 			name, _ := item.Key.(string)
 			key, err := manifest.ParseKey(name)
 			if err != nil {
-				return nil, e.tampered(string(e.m.Kind)+"."+section, ReasonForm, err.Error())
+				return nil, e.tampered(strings.Join(section, "."), ReasonForm, err.Error())
 			}
-			field := strings.Join([]string{string(e.m.Kind), section, name}, ".")
+			field := strings.Join(below(section, key), ".")
 			kind, text, err := typed(item.Value)
 			if err != nil || kind == "map" || kind == "seq" || kind == "null" {
 				return nil, e.tampered(field, ReasonForm, "is not a text")
 			}
-			v := Value{Key: key, Data: text, Binary: section == "binaryData"}
+			v := Value{Key: key, Data: text, Binary: i == 1}
 			if kind != "str" && kind != "bytes" {
 				v.Retyped = kind
 			}
@@ -213,6 +242,8 @@ func (e *Envelope) values() ([]Value, error) {
 				if v.Data, err = base64.StdEncoding.Strict().DecodeString(string(text)); err != nil {
 					return nil, e.tampered(field, ReasonForm, "is not base64")
 				}
+				// Kubernetes keeps texts as base64 too.
+				v.Binary = e.m.Form == manifest.DataOS || !utf8.Valid(v.Data)
 			}
 			out = append(out, v)
 		}
@@ -225,13 +256,17 @@ func (e *Envelope) values() ([]Value, error) {
 // ciphertext: the cipher remembers the nonces it opened them with.
 func (e *Envelope) reseal(now time.Time) ([]byte, error) {
 	silenceSOPS()
+	// The mapping that the binding stands in is bound itself.
+	path := e.m.BindingPath()
+	if !e.has(path) {
+		e.set(path, "")
+	}
 	bound, err := binding(e.dataKey, e.m, e.tree.Branches[0])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", e.m.File, err)
 	}
-	root, _ := e.tree.Branches[0].Set([]any{"seal", "binding"}, bound)
-	e.tree.Branches[0] = root
-	setNode(e.m.Node(), bound, "seal", "binding")
+	e.set(path, bound)
+	setNode(e.m.Node(), bound, path...)
 
 	e.opened = false // from here on the tree holds ciphertext
 	meta := &e.tree.Metadata
@@ -253,7 +288,14 @@ func (e *Envelope) reseal(now time.Time) ([]byte, error) {
 		return nil, fmt.Errorf("%s: SOPS could not write its section", e.m.File)
 	}
 	setNode(e.m.Node(), lookup(section[0], "sops"), "sops")
-	return encodeYAML(e.m.Node())
+	return encode(e.m.Node(), e.m.JSON)
+}
+
+func encode(root *yaml.Node, json bool) ([]byte, error) {
+	if json {
+		return manifest.EncodeJSON(root)
+	}
+	return encodeYAML(root)
 }
 
 // encodeYAML prints with SOPS's indentation, so that a file edited by either

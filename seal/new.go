@@ -57,14 +57,15 @@ func NewManifest(d Draft) (*manifest.Manifest, error) {
 	set(d.Owner, "owner")
 	set(string(d.Type), string(kind), "type")
 	set(string(d.ACL), string(kind), "acl")
+	sections := manifest.SectionsOf(manifest.DataOS, kind)
 	seen := map[manifest.Key]bool{}
 	for _, v := range d.Values {
 		if seen[v.Key] {
 			return nil, fmt.Errorf("key %s is given twice", v.Key)
 		}
 		seen[v.Key] = true
-		section, text := printable(v.Data, v.Binary)
-		setNode(root, text, string(kind), section, v.Key.String())
+		section, text := place(sections, v.Data, v.Binary)
+		setNode(root, text, below(section, v.Key)...)
 	}
 	text, err := encodeYAML(root)
 	if err != nil {
@@ -74,8 +75,12 @@ func NewManifest(d Draft) (*manifest.Manifest, error) {
 }
 
 // PlaceIn states the workspace in a plaintext manifest that states none; one
-// that states another is refused.
+// that states another is refused. A Kubernetes Secret stays as it is: its
+// namespace may be set where it is deployed.
 func PlaceIn(m *manifest.Manifest, ws manifest.Workspace) error {
+	if m.Form == manifest.Kubernetes {
+		return m.SettleIn(ws)
+	}
 	switch {
 	case m.Kind == manifest.KindInstanceSecret && !ws.IsInstance(), m.Kind == manifest.KindSecret && ws.IsInstance():
 		return fmt.Errorf("%s: is a %s, which has no place in %s", m.File, m.Kind, ws)

@@ -8,12 +8,10 @@
 package seal
 
 import (
-	"bytes"
 	"encoding/base64"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -36,8 +34,8 @@ type Options struct {
 	// a repository must not choose where credentials go, so what it names is only
 	// asked when the keyring lists it (keyring.yaml).
 	Keys keyservice.KeyServiceClient
-	// Part says that the manifest is one part of a secret: what its type demands
-	// of the whole may stand in another part.
+	// Part says that the manifest is a part of a secret, so that a key its type
+	// asks for may stand in another part.
 	Part bool
 }
 
@@ -53,7 +51,7 @@ func Seal(m *manifest.Manifest, to workspace.Recipients, opts Options) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	e := &Envelope{m: m, tree: sops.Tree{Branches: sops.TreeBranches{root}}}
+	e := &Envelope{m: m, part: opts.Part, tree: sops.Tree{Branches: sops.TreeBranches{root}}}
 	if err := e.newDataKey(to, opts.Keys); err != nil {
 		return nil, err
 	}
@@ -74,22 +72,21 @@ func prepare(m *manifest.Manifest, opts Options) (sops.TreeBranch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !opts.Part {
-		if err := CheckType(m, values); err != nil {
-			return nil, err
-		}
+	if err := checkType(m, values, opts.Part); err != nil {
+		return nil, err
 	}
-	asText(m.Node())
-	body := fieldNode(m.Node(), string(m.Kind))
-	for _, section := range []string{"data", "binaryData", "files"} {
+	sections := m.Sections()
+	allAsText(m)
+	body := nodeAt(m.Node(), sections.Text[:len(sections.Text)-1])
+	for _, section := range []string{last(sections.Text), last(sections.Base64), "files"} {
 		removeField(body, section)
 	}
 	if err := PlaceIn(m, m.Workspace); err != nil { // "public" is written out
 		return nil, err
 	}
 	for _, v := range values {
-		section, text := printable(v.Data, v.Binary)
-		setNode(body, text, section, v.Key.String())
+		section, text := place(sections, v.Data, v.Binary)
+		setNode(m.Node(), text, below(section, v.Key)...)
 	}
 
 	root, err := branch(m.Node())
@@ -118,7 +115,7 @@ func plainValues(m *manifest.Manifest, readFile func(string) ([]byte, error)) ([
 	}
 	for _, f := range m.Secret.Files {
 		at := func(msg string) error {
-			return &manifest.Error{File: m.File, Line: f.Line, Column: f.Column, Field: string(m.Kind) + ".files." + f.Key.String(), Msg: msg}
+			return &manifest.Error{File: m.File, Line: f.Line, Column: f.Column, Field: strings.Join(append(slices.Clip(m.Sections().Text[:len(m.Sections().Text)-1]), "files", f.Key.String()), "."), Msg: msg}
 		}
 		if readFile == nil {
 			return nil, at("names a local file, which cannot be read here; seal the manifest as a file")
@@ -132,6 +129,18 @@ func plainValues(m *manifest.Manifest, readFile func(string) ([]byte, error)) ([
 	return out, nil
 }
 
+// allAsText makes every scalar of a manifest text but the one that Kubernetes
+// wants as a boolean.
+func allAsText(m *manifest.Manifest) {
+	root := m.Node()
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		asText(root.Content[i])
+		if m.Form != manifest.Kubernetes || root.Content[i].Value != "immutable" {
+			asText(root.Content[i+1])
+		}
+	}
+}
+
 // asText makes every scalar below n read as text, so that SOPS seals and MACs
 // 0123, 1e3, yes and 1.10 as they are written.
 func asText(n *yaml.Node) {
@@ -143,14 +152,21 @@ func asText(n *yaml.Node) {
 	}
 }
 
-// printable chooses the section for a value: data when sops -d can print the
-// text back, binaryData with base64 otherwise.
-func printable(data []byte, binary bool) (section, text string) {
+// place chooses the section for a value: that of text when sops -d can print the
+// text back, that of base64 otherwise.
+func place(s manifest.Sections, data []byte, binary bool) (section []string, text string) {
 	if !binary && utf8.Valid(data) && survivesYAML(string(data)) && !manifest.IsSealedValue(string(data)) {
-		return "data", string(data)
+		return s.Text, string(data)
 	}
-	return "binaryData", base64.StdEncoding.EncodeToString(data)
+	return s.Base64, base64.StdEncoding.EncodeToString(data)
 }
+
+// below is the path of a key in a section.
+func below(section []string, key manifest.Key) []string {
+	return append(slices.Clip(section), key.String())
+}
+
+func last(path []string) string { return path[len(path)-1] }
 
 // survivesYAML prints s as sops -d does (stores/yaml, treeValueToNode) and reads
 // it back. That printer was seen to turn a leading tab with a newline into null,
@@ -175,84 +191,51 @@ func survivesYAML(s string) bool {
 	return got != nil && *got == s
 }
 
-// CheckType holds values to what their secret type promises: an image-pull
-// secret has a .dockerconfigjson that parses, and PEM that begins also ends. No
-// error repeats a value.
-func CheckType(m *manifest.Manifest, values []Value) error {
-	bad := func(key, format string, args ...any) error {
-		return &manifest.Error{File: m.File, Field: string(m.Kind) + ".data." + key, Msg: fmt.Sprintf(format, args...)}
-	}
-	switch m.Secret.Type {
-	case manifest.CloudKernelImagePull:
-		for _, v := range values {
-			if v.Key.String() == ".dockerconfigjson" {
-				var config struct {
-					Auths map[string]json.RawMessage `json:"auths"`
-				}
-				if json.Unmarshal(v.Data, &config) != nil || len(config.Auths) == 0 {
-					return bad(".dockerconfigjson", `is not a Docker configuration (JSON with "auths")`)
-				}
-				return nil
-			}
-		}
-		return bad(".dockerconfigjson", "is missing; a secret of type %s holds a Docker configuration there", m.Secret.Type)
-	case manifest.Certificate:
-		for _, v := range values {
-			key := v.Key.String()
-			named := strings.HasSuffix(key, ".pem") || strings.HasSuffix(key, ".crt") || key == "tls.key"
-			if !named && !bytes.Contains(v.Data, []byte("-----BEGIN ")) {
-				continue
-			}
-			if err := checkPEM(v.Data); err != nil {
-				return bad(key, "%s", err)
-			}
-		}
-	}
-	return nil
-}
-
-func checkPEM(data []byte) error {
-	blocks := 0
-	for {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			break
-		}
-		blocks++
-		data = rest
-	}
-	if blocks == 0 || bytes.Contains(data, []byte("-----BEGIN ")) {
-		return errors.New("is not whole PEM (-----BEGIN … -----END …)")
-	}
-	return nil
-}
-
 // Set gives a key of an opened envelope a value, adding the key when it is new,
 // and reports whether that changed anything.
 func (e *Envelope) Set(key manifest.Key, data []byte) (changed bool, err error) {
 	if !e.opened {
 		return false, fmt.Errorf("%s: the envelope is not open", e.m.File)
 	}
-	kind := string(e.m.Kind)
-	section, text := printable(data, false)
-	if old, ok := lookup(e.tree.Branches[0], kind, section, key.String()).(string); ok && old == text {
+	sections := e.m.Sections()
+	// In a form that prefers base64, only what stands as text stays text.
+	binary := sections.PreferBase64 && !e.has(below(sections.Text, key))
+	section, text := place(sections, data, binary)
+	path := below(section, key)
+	if old, ok := lookup(e.tree.Branches[0], path...).(string); ok && old == text {
 		return false, nil
 	}
 	// A key keeps its line when its section stays.
-	if lookup(e.tree.Branches[0], kind, section, key.String()) == nil {
+	if !e.has(path) {
 		if err := e.remove(key); err != nil {
 			return false, err
 		}
 	}
-	root, _ := e.tree.Branches[0].Set([]any{kind, section, key.String()}, text)
-	e.tree.Branches[0] = root
+	e.set(path, text)
 	// The node gets the text only when it is sealed.
-	setNode(e.m.Node(), "", kind, section, key.String())
+	setNode(e.m.Node(), "", path...)
 	values, err := e.values()
 	if err != nil {
 		return false, err
 	}
-	return true, CheckType(e.m, values)
+	return true, checkType(e.m, values, e.part)
+}
+
+// has reports that the tree has something at a path.
+func (e *Envelope) has(path []string) bool { return lookup(e.tree.Branches[0], path...) != nil }
+
+// set puts a text into the tree.
+func (e *Envelope) set(path []string, text string) {
+	root, _ := e.tree.Branches[0].Set(anyPath(path), text)
+	e.tree.Branches[0] = root
+}
+
+func anyPath(path []string) []any {
+	out := make([]any, len(path))
+	for i, p := range path {
+		out[i] = p
+	}
+	return out
 }
 
 // ErrNoKey: the secret has no such key.
@@ -279,7 +262,7 @@ func (e *Envelope) Unset(key manifest.Key) error {
 	case len(left) == 0:
 		return fmt.Errorf("%s: %s is its only key; remove the file instead", e.m.File, key)
 	}
-	if err := CheckType(e.m, left); err != nil {
+	if err := checkType(e.m, left, e.part); err != nil {
 		return err
 	}
 	return e.remove(key)
@@ -287,27 +270,22 @@ func (e *Envelope) Unset(key manifest.Key) error {
 
 // remove drops a key from either section, and a section that gets empty.
 func (e *Envelope) remove(key manifest.Key) error {
-	kind := string(e.m.Kind)
-	for _, section := range []string{"data", "binaryData"} {
-		b, ok := lookup(e.tree.Branches[0], kind, section).(sops.TreeBranch)
+	sections := e.m.Sections()
+	for _, section := range [][]string{sections.Text, sections.Base64} {
+		b, ok := lookup(e.tree.Branches[0], section...).(sops.TreeBranch)
 		if !ok || lookup(b, key.String()) == nil {
 			continue
 		}
-		path := []any{kind, section, key.String()}
+		path := below(section, key)
 		if len(b) == 1 {
-			path = path[:2]
+			path = section
 		}
-		root, err := e.tree.Branches[0].Unset(path)
+		root, err := e.tree.Branches[0].Unset(anyPath(path))
 		if err != nil {
 			return fmt.Errorf("%s: %s cannot be removed", e.m.File, key)
 		}
 		e.tree.Branches[0] = root
-		body := fieldNode(e.m.Node(), kind)
-		if len(path) == 2 {
-			removeField(body, section)
-		} else {
-			removeField(fieldNode(body, section), key.String())
-		}
+		removeField(nodeAt(e.m.Node(), path[:len(path)-1]), last(path))
 	}
 	return nil
 }
@@ -322,17 +300,34 @@ func (e *Envelope) Reseal(now time.Time) ([]byte, error) {
 	return e.reseal(now)
 }
 
-// Plaintext prints an opened envelope's manifest as it was before sealing.
+// Plaintext prints an opened envelope's manifest as it was before sealing, as
+// YAML or JSON like its file.
 func (e *Envelope) Plaintext(values []Value) ([]byte, error) {
-	root := e.m.Node()
-	removeField(root, "seal")
+	return e.PlaintextAs(values, e.m.JSON)
+}
+
+// PlaintextAs is Plaintext as JSON or as YAML, whatever the file is.
+func (e *Envelope) PlaintextAs(values []Value, json bool) ([]byte, error) {
+	root, sections := e.m.Node(), e.m.Sections()
 	removeField(root, "sops")
+	removeBinding(root, e.m)
 	for _, v := range values {
-		section, text := "data", string(v.Data)
-		if v.Binary {
-			section, text = "binaryData", base64.StdEncoding.EncodeToString(v.Data)
+		var text string
+		path := below(sections.Text, v.Key)
+		switch {
+		case e.has(path):
+			text = string(v.Data)
+		case e.has(below(sections.Base64, v.Key)):
+			path, text = below(sections.Base64, v.Key), base64.StdEncoding.EncodeToString(v.Data)
+		default: // of another part
+			var section []string
+			section, text = place(sections, v.Data, v.Binary || sections.PreferBase64)
+			path = below(section, v.Key)
 		}
-		setNode(root, text, string(e.m.Kind), section, v.Key.String())
+		setNode(root, text, path...)
+		if !json && !survivesYAML(text) { // plain sops sealed it in its own JSON or YAML
+			nodeAt(root, path).Style = yaml.DoubleQuotedStyle
+		}
 	}
-	return encodeYAML(root)
+	return encode(root, json)
 }

@@ -128,6 +128,16 @@ func fieldNode(n *yaml.Node, name string) *yaml.Node {
 	return nil
 }
 
+// nodeAt follows fields down mappings; nil when one is absent.
+func nodeAt(n *yaml.Node, path []string) *yaml.Node {
+	for _, name := range path {
+		if n = fieldNode(n, name); n == nil {
+			return nil
+		}
+	}
+	return n
+}
+
 // removeField drops a field of a mapping.
 func removeField(n *yaml.Node, name string) {
 	for i := 0; i+1 < len(n.Content); i += 2 {

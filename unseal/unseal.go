@@ -16,6 +16,7 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
+	"github.com/getsops/sops/v3"
 	sopsage "github.com/getsops/sops/v3/age"
 	"github.com/getsops/sops/v3/keyservice"
 	"google.golang.org/grpc"
@@ -52,6 +53,9 @@ type Opened struct {
 // ErrNotRecipient or seal.ErrUnbound, or are a *seal.TamperError; none holds a
 // value.
 func Open(m *manifest.Manifest, ring *keyring.Ring, opts Options) (*Opened, error) {
+	if m.Workspace.IsZero() {
+		return nil, fmt.Errorf("%s: states no namespace, and nothing says which workspace it is of", m.File)
+	}
 	if m.Workspace != ring.Workspace() {
 		return nil, fmt.Errorf("%s: is of workspace %s; the ring of %s cannot open it", m.File, m.Workspace, ring.Workspace())
 	}
@@ -59,7 +63,7 @@ func Open(m *manifest.Manifest, ring *keyring.Ring, opts Options) (*Opened, erro
 	if err != nil {
 		return nil, err
 	}
-	dataKey, err := dataKey(e, ring)
+	dataKey, err := dataKey(m.File, e, ring)
 	if err != nil {
 		return nil, err
 	}
@@ -76,13 +80,18 @@ func Open(m *manifest.Manifest, ring *keyring.Ring, opts Options) (*Opened, erro
 	return &Opened{Manifest: m, Values: values, Bound: bound, Envelope: e}, nil
 }
 
+// sealed is a file with SOPS's metadata: a manifest or another file.
+type sealed interface {
+	Metadata() *sops.Metadata
+	Recipients() []string
+}
+
 // dataKey lets SOPS find the data key, with the ring as its only key service.
-func dataKey(e *seal.Envelope, ring *keyring.Ring) (key []byte, err error) {
-	m := e.Manifest()
+func dataKey(file string, e sealed, ring *keyring.Ring) (key []byte, err error) {
 	// SOPS panics on some hostile key groups.
 	defer func() {
 		if recover() != nil {
-			key, err = nil, &seal.TamperError{File: m.File, Field: "sops", Reason: seal.ReasonForm, Msg: "the section cannot be read"}
+			key, err = nil, &seal.TamperError{File: file, Field: "sops", Reason: seal.ReasonForm, Msg: "the section cannot be read"}
 		}
 	}()
 	svc := &ringService{ring: ring}
@@ -91,13 +100,13 @@ func dataKey(e *seal.Envelope, ring *keyring.Ring) (key []byte, err error) {
 		return key, nil
 	}
 	if err == nil {
-		return nil, &seal.TamperError{File: m.File, Field: "sops", Reason: seal.ReasonForm, Msg: "the data key has the wrong length"}
+		return nil, &seal.TamperError{File: file, Field: "sops", Reason: seal.ReasonForm, Msg: "the data key has the wrong length"}
 	}
 	if svc.damaged {
-		return nil, &seal.TamperError{File: m.File, Field: "sops.age", Reason: seal.ReasonForm, Msg: "the data key that is sealed for a key of this ring is damaged"}
+		return nil, &seal.TamperError{File: file, Field: "sops.age", Reason: seal.ReasonForm, Msg: "the data key that is sealed for a key of this ring is damaged"}
 	}
 	return nil, fmt.Errorf("%s: %w of workspace %s: the file is sealed for %s; the ring has %s; ask a recipient to add yours to %s and seal it again",
-		m.File, ErrNotRecipient, m.Workspace, list(e.Recipients()), list(ring.Recipients()), workspace.RulesFile)
+		file, ErrNotRecipient, ring.Workspace(), list(e.Recipients()), list(ring.Recipients()), workspace.RulesFile)
 }
 
 // list shows up to five recipients. They stand in a file that anybody may have

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,10 @@ type createOptions struct {
 	version, layer, description     string
 	owner                           string
 	tags, literals, files, generate []string
-	instance, parts, oneFile        bool
+	envFiles                        []string
+	sealedEnvFiles, sealedFiles     []string
+	instance, interpolate           bool
+	parts, oneFile                  bool
 }
 
 func (a *app) createSecretCmd() *cobra.Command {
@@ -34,7 +38,8 @@ func (a *app) createSecretCmd() *cobra.Command {
 		Long: `Seal a new secret for a workspace and write its manifest to
 workspaces/WORKSPACE/secrets/NAME.yaml. Only the workspace's public recipients
 are needed. Values come from files, standard input (-), or are generated;
---from-literal is for what anyone may see.`,
+--from-literal is for what anyone may see. Files that plain sops sealed, as dotenv or
+as binary, are opened with the workspace's identity in the keyring.`,
 		Example: `  printf %s "$PW" | sealward create secret orders-db-r -w orders --type key-value --acl r --from-literal username=orders --from-file password=-
   sealward create secret orders-api -w orders --type key-value --acl rw --generate token=40`,
 		Args: cobra.ExactArgs(1),
@@ -51,6 +56,10 @@ are needed. Values come from files, standard input (-), or are generated;
 	f.BoolVar(&o.parts, "parts", false, "keep it in parts, one sealed file a key, so that anybody can set one (default: layout of sealward.yaml)")
 	f.BoolVar(&o.oneFile, "one-file", false, "keep it in one file, whatever sealward.yaml says")
 	c.MarkFlagsMutuallyExclusive("parts", "one-file")
+	f.StringArrayVar(&o.envFiles, "from-env-file", nil, "file of KEY=VALUE lines, taken as they stand; repeatable")
+	f.StringArrayVar(&o.sealedEnvFiles, "from-sealed-env-file", nil, "dotenv file that sops sealed; repeatable")
+	f.StringArrayVar(&o.sealedFiles, "from-sealed-file", nil, "KEY=FILE: a file that sops sealed as binary; repeatable")
+	f.BoolVar(&o.interpolate, "interpolate", false, "expand ${VAR} in --from-literal and --from-env-file from the environment; an unset variable is an error")
 	f.StringVar(&o.version, "version", "v1", "manifest version: v1, v1beta, v1alpha or v2alpha")
 	f.StringVar(&o.layer, "layer", "", "user or system")
 	f.StringVar(&o.description, "description", "", "what the secret is for")
@@ -108,12 +117,26 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	if err != nil {
 		return err
 	}
+	if o.interpolate {
+		if o.literals, err = a.expandLiterals(o.literals); err != nil {
+			return err
+		}
+	}
 	values, err := a.values(o.literals, o.files, o.generate)
 	if err != nil {
 		return err
 	}
+	plain, err := a.envValues(o.envFiles, o.interpolate)
+	if err != nil {
+		return err
+	}
+	sealed, err := a.sealedValues(o.sealedEnvFiles, o.sealedFiles, ws)
+	if err != nil {
+		return err
+	}
+	values = slices.Concat(values, plain, sealed)
 	if len(values) == 0 {
-		return usagef("a secret needs at least one value: --from-file, --generate or --from-literal")
+		return usagef("a secret needs at least one value: --from-file, --from-env-file, --generate or --from-literal")
 	}
 	owner := o.owner
 	if owner == "" {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
-	"github.com/sealward/sealward/unseal"
 )
 
 func (a *app) editCmd() *cobra.Command {
@@ -55,13 +54,13 @@ func (a *app) edit(ctx context.Context, arg string) error {
 		return err
 	}
 	a.warn(whole)
-	text, err := plaintextOf(whole)
+	text, err := whole.Plaintext()
 	if err != nil {
 		return err
 	}
-	shown := manifest.SecretPath(s.Workspace, s.Name)
+	shown := strings.TrimSuffix(manifest.SecretPath(s.Workspace, s.Name), ".yaml") + whole.Manifest.Ext()
 	before := text
-	scratch, err := newScratch(a.Err, s.Name.String()+".yaml")
+	scratch, err := newScratch(a.Err, s.Name.String()+whole.Manifest.Ext())
 	if err != nil {
 		return err
 	}
@@ -78,6 +77,9 @@ func (a *app) edit(ctx context.Context, arg string) error {
 		m, err := manifest.Parse(shown, edited)
 		if err == nil && m.Sealed {
 			err = fmt.Errorf("%s: has a sops section; edit the plaintext only", shown)
+		}
+		if err == nil {
+			err = m.SettleIn(s.Workspace)
 		}
 		var paths []string
 		if err == nil {
@@ -99,15 +101,6 @@ func (a *app) edit(ctx context.Context, arg string) error {
 		}
 		text = append([]byte(notes.String()), edited...)
 	}
-}
-
-// plaintextOf prints a secret, one file or parts, as one plaintext manifest.
-func plaintextOf(whole *unseal.Whole) ([]byte, error) {
-	m, err := seal.WithValues(whole.Manifest, whole.Values, true)
-	if err != nil {
-		return nil, err
-	}
-	return seal.Print(m)
 }
 
 // printChanges names the keys that an edit changed.

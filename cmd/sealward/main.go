@@ -38,18 +38,19 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Getenv: os.Getenv})
+	code := run(ctx, os.Args[1:], deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Getenv: os.Getenv, LookupEnv: os.LookupEnv})
 	stop()
 	os.Exit(code)
 }
 
 // deps is what a command needs of the world.
 type deps struct {
-	In     io.Reader
-	Out    io.Writer
-	Err    io.Writer
-	Now    func() time.Time
-	Getenv func(string) string
+	In        io.Reader
+	Out       io.Writer
+	Err       io.Writer
+	Now       func() time.Time
+	Getenv    func(string) string
+	LookupEnv func(string) (string, bool)
 }
 
 // app is deps and the flags of every command.

@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) schemaCmd() *cobra.Command {
-	kinds := strings.Split("secret,instance-secret,grant,role", ",")
+	kinds := strings.Split("secret,instance-secret,kubernetes-secret,grant,role", ",")
 	return &cobra.Command{
 		Use: "schema KIND", Short: "Print the JSON Schema of a kind of manifest: " + strings.Join(kinds, ", "),
 		Args: cobra.ExactArgs(1), ValidArgs: kinds,

@@ -18,14 +18,18 @@ import (
 )
 
 func (a *app) sealCmd() *cobra.Command {
-	var scope, out string
-	var inPlace, rebind bool
+	var o sealOptions
+	var rebind bool
 	c := &cobra.Command{
 		Use:   "seal [FILE|-]",
 		Short: "Seal a plaintext manifest for its workspace",
 		Long: `Seal the values of a plaintext manifest for the recipients that .sops.yaml names
 for its workspace, and print the sealed manifest, which can be committed. The
 workspace is the one the manifest states, that of its path, or -w.
+
+The manifest may be YAML or JSON, in DataOS's form or a Kubernetes v1 Secret, whose
+namespace is its workspace. ${VAR} in a value is text like any other, unless
+--interpolate is given: then $${VAR} stands for the text ${VAR}.
 
 --rebind takes a sealed FILE that plain sops wrote or edited, whose MAC fits, and
 binds its values to the name and workspace that the file states. Look at the file
@@ -34,23 +38,30 @@ first: what you bind is what will be served. It needs the private key.`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if rebind {
-				if out != "" || scope != "" || len(args) == 0 {
-					return usagef("--rebind takes one FILE, which it replaces, or - for standard input; no --out and no -w")
+				if o.out != "" || o.interpolate || o.filesOutside || len(args) == 0 {
+					return usagef("--rebind takes one FILE, which it replaces, or - for standard input, and of the other flags only -w")
 				}
-				return a.rebind(args[0])
+				return a.rebind(args[0], o.scope)
 			}
-			if inPlace && (out != "" || len(args) == 0 || args[0] == "-") {
+			if o.inPlace && (o.out != "" || len(args) == 0 || args[0] == "-") {
 				return usagef("--in-place needs a FILE, and no --out")
 			}
-			return a.seal(fileArg(args), scope, out, inPlace)
+			return a.seal(fileArg(args), o)
 		},
 	}
-	c.Flags().StringVarP(&scope, "workspace", "w", "", "workspace of a manifest that states none")
-	c.Flags().BoolVar(&inPlace, "in-place", false, "replace FILE by its sealed form")
+	c.Flags().StringVarP(&o.scope, "workspace", "w", "", "workspace of a manifest that states none")
+	c.Flags().BoolVar(&o.inPlace, "in-place", false, "replace FILE by its sealed form")
 	c.Flags().BoolVar(&rebind, "rebind", false, "bind a sealed FILE of plain sops to what it states, in place")
-	c.Flags().StringVar(&out, "out", "", "write the sealed manifest to this file")
+	c.Flags().StringVar(&o.out, "out", "", "write the sealed manifest to this file")
+	c.Flags().BoolVar(&o.interpolate, "interpolate", false, "expand ${VAR} in values and in the paths of files from the environment; an unset variable is an error")
+	c.Flags().BoolVar(&o.filesOutside, "allow-files-outside", false, "let files: name files outside the manifest's folder")
 	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
 	return c
+}
+
+type sealOptions struct {
+	scope, out                         string
+	inPlace, interpolate, filesOutside bool
 }
 
 func fileArg(args []string) string {
@@ -95,7 +106,7 @@ func (a *app) readManifest(file string) (m *manifest.Manifest, repo *workspace.R
 	return m, repo, place, nil
 }
 
-func (a *app) seal(file, scope, out string, inPlace bool) error {
+func (a *app) seal(file string, o sealOptions) error {
 	m, repo, place, err := a.readManifest(file)
 	if err != nil {
 		return err
@@ -106,8 +117,8 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	}
 	ws := m.Workspace
 	switch {
-	case scope != "":
-		if ws, err = scopeArg(scope); err != nil {
+	case o.scope != "":
+		if ws, err = scopeArg(o.scope); err != nil {
 			return err
 		}
 	case !place.Scope.IsZero():
@@ -115,6 +126,12 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	}
 	if !m.Kind.IsSecret() {
 		return fmt.Errorf("%s: is a %s, which holds no value to seal; commit it as it is", m.File, m.Kind)
+	}
+	if ws.IsZero() {
+		return usagef("%s: states no namespace and stands in no workspace's folder; name its workspace with -w", m.File)
+	}
+	if ext := filepath.Ext(o.out); ext == ".json" && !m.JSON || ext == ".yaml" && m.JSON {
+		return usagef("--out ends in %s, but the manifest is not written so; a manifest stays YAML or JSON when it is sealed", ext)
 	}
 	if err := seal.PlaceIn(m, ws); err != nil {
 		return err
@@ -134,8 +151,22 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	if err != nil {
 		return err
 	}
-	opts := seal.Options{Now: a.Now()}
-	if file != "-" {
+	if o.interpolate && !m.Sealed {
+		if err := seal.Interpolate(m, a.LookupEnv); err != nil {
+			return err
+		}
+	}
+	opts := seal.Options{Now: a.Now(), Part: place.Part != ""}
+	switch {
+	case file == "-":
+	case o.filesOutside:
+		opts.ReadFile = func(path string) ([]byte, error) {
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(filepath.Dir(file), path)
+			}
+			return readPlain(os.Stat, os.Open, path, "")
+		}
+	default:
 		root, err := os.OpenRoot(filepath.Dir(file))
 		if err != nil {
 			return err
@@ -147,7 +178,8 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	if err != nil {
 		return err
 	}
-	if inPlace {
+	out := o.out
+	if o.inPlace {
 		out = file
 	}
 	if out == "" {
@@ -164,32 +196,36 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 // readBelow reads a file that a manifest's files: names, which must lie below the
 // manifest's folder.
 func readBelow(root *os.Root, path string) ([]byte, error) {
-	info, err := root.Stat(filepath.Clean(path))
+	return readPlain(root.Stat, root.Open, filepath.Clean(path), "; it must lie below the manifest's folder (or see --allow-files-outside)")
+}
+
+// readPlain reads a whole file, but no device, and no pipe, whose opening might
+// never end.
+func readPlain(stat func(string) (os.FileInfo, error), open func(string) (*os.File, error), path, hint string) ([]byte, error) {
+	info, err := stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("the file it names cannot be read (%w); it must lie below the manifest's folder", withoutPath(err))
+		return nil, fmt.Errorf("the file it names cannot be read (%w)%s", withoutPath(err), hint)
 	}
 	if !info.Mode().IsRegular() || info.Size() > manifest.MaxSize {
 		return nil, errors.New("the file it names is not a plain file of at most 2 MiB")
 	}
-	return root.ReadFile(filepath.Clean(path))
+	f, err := open(path)
+	if err != nil {
+		return nil, fmt.Errorf("the file it names cannot be read (%w)", withoutPath(err))
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, manifest.MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("the file it names cannot be read (%w)", withoutPath(err))
+	}
+	return data, nil
 }
 
 // rebind seals a file of plain sops again, with a binding.
-func (a *app) rebind(file string) error {
-	m, _, place, err := a.readManifest(file)
+func (a *app) rebind(file, scope string) error {
+	m, _, _, err := a.readSealed(file, scope)
 	if err != nil {
 		return err
-	}
-	if !m.Kind.IsSecret() {
-		return fmt.Errorf("%s: is a %s, which is not sealed", m.File, m.Kind)
-	}
-	if err := m.CheckSealed(); err != nil {
-		return err
-	}
-	if !place.Scope.IsZero() {
-		if err := m.CheckPlace(place); err != nil {
-			return err
-		}
 	}
 	ring, err := a.rings()(m.Workspace)
 	if err != nil {

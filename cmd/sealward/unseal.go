@@ -1,43 +1,58 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal"
 )
 
 func (a *app) unsealCmd() *cobra.Command {
-	var key, format string
-	var allowUnbound bool
+	var o unsealOptions
 	c := &cobra.Command{
 		Use:   "unseal [FILE|WORKSPACE/NAME|-]",
 		Short: "Open a sealed secret with the keyring",
 		Long: `Open a sealed manifest with the identity that the keyring has for its workspace,
 verify that it is as it was sealed, and print it with its values in the clear.
 WORKSPACE/NAME opens a secret of the repository, also one that is kept in parts,
-as one manifest. --key prints one value, raw.`,
-		Example:           "  sealward unseal workspaces/orders/secrets/orders-db-r.yaml --key password",
+as one manifest. --key prints one value, raw. -o prints the whole secret in another
+form: k8s is a Kubernetes Secret, env is for set -a; . FILE, properties is for Java,
+and dir writes one file a key into --out.`,
+		Example:           "  sealward unseal orders/orders-db-r --key password\n  sealward unseal workspaces/orders/secrets/orders-db-r.yaml -o dir --out /dev/shm/orders",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeOneSecret,
-		RunE:              func(_ *cobra.Command, args []string) error { return a.unseal(fileArg(args), key, format, allowUnbound) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if (o.format == "dir") != (o.out != "") {
+				return usagef("-o dir and --out DIR belong together")
+			}
+			return a.unseal(fileArg(args), o)
+		},
 	}
-	c.Flags().StringVar(&key, "key", "", "print only the value of this key, as it is")
-	c.Flags().BoolVar(&allowUnbound, "allow-unbound", false, "accept a manifest without a binding, as plain sops writes it")
-	outputFlag(c, &format, "yaml", "json")
+	f := c.Flags()
+	f.StringVar(&o.key, "key", "", "print only the value of this key, as it is")
+	f.BoolVar(&o.allowUnbound, "allow-unbound", false, "accept a manifest without a binding, as plain sops writes it")
+	f.StringVarP(&o.scope, "workspace", "w", "", "workspace of a Kubernetes Secret that states no namespace and stands in no workspace's folder")
+	f.StringVar(&o.out, "out", "", "with -o dir: a folder that does not exist yet, or is empty")
+	f.BoolVar(&o.force, "force", false, "with -o dir: also into a Git work tree")
+	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
+	outputFlag(c, &o.format, wholeFormats...)
 	return c
 }
 
+type unsealOptions struct {
+	key, format, scope, out string
+	allowUnbound, force     bool
+}
+
 // openWhole opens a file, standard input, or a secret of the repository.
-func (a *app) openWhole(arg string, allowUnbound bool) (*unseal.Whole, error) {
+func (a *app) openWhole(arg string, o unsealOptions) (*unseal.Whole, error) {
 	if isSecretArg(arg) {
-		t, err := a.tree(allowUnbound)
+		t, err := a.tree(o.allowUnbound)
 		if err != nil {
 			return nil, err
 		}
@@ -47,21 +62,11 @@ func (a *app) openWhole(arg string, allowUnbound bool) (*unseal.Whole, error) {
 		}
 		return t.Open(s)
 	}
-	m, repo, place, err := a.readManifest(arg)
+	m, repo, place, err := a.readSealed(arg, o.scope)
 	if err != nil {
 		return nil, err
 	}
-	if !m.Kind.IsSecret() {
-		return nil, fmt.Errorf("%s: is a %s, which is not sealed", m.File, m.Kind)
-	}
-	if err := m.CheckSealed(); err != nil {
-		return nil, err
-	}
-	if !place.Scope.IsZero() {
-		if err := m.CheckPlace(place); err != nil {
-			return nil, fmt.Errorf("%w: %w", errUnsealable, err)
-		}
-	}
+	allowUnbound := o.allowUnbound
 	if allowUnbound && repo != nil {
 		settings, err := repo.Settings()
 		if err != nil {
@@ -80,14 +85,46 @@ func (a *app) openWhole(arg string, allowUnbound bool) (*unseal.Whole, error) {
 	return unseal.Assemble([]*unseal.Opened{opened}, []manifest.Place{place})
 }
 
-func (a *app) unseal(arg, key, format string, allowUnbound bool) error {
-	whole, err := a.openWhole(arg, allowUnbound)
+// readSealed reads a sealed manifest, holds it to its place, and settles its
+// workspace; scope is for one that says nothing of it.
+func (a *app) readSealed(file, scope string) (*manifest.Manifest, *workspace.Repository, manifest.Place, error) {
+	m, repo, place, err := a.readManifest(file)
+	if err != nil {
+		return nil, nil, place, err
+	}
+	if !m.Kind.IsSecret() {
+		return nil, nil, place, fmt.Errorf("%s: is a %s, which is not sealed", m.File, m.Kind)
+	}
+	if err := m.CheckSealed(); err != nil {
+		return nil, nil, place, err
+	}
+	if !place.Scope.IsZero() {
+		if err := m.CheckPlace(place); err != nil {
+			return nil, nil, place, fmt.Errorf("%w: %w", errUnsealable, err)
+		}
+	}
+	ws := m.Workspace
+	switch {
+	case scope != "":
+		if ws, err = scopeArg(scope); err != nil {
+			return nil, nil, place, err
+		}
+	case ws.IsZero() && place.Scope.IsZero():
+		return nil, nil, place, usagef("%s: states no namespace and stands in no workspace's folder; name its workspace with -w", m.File)
+	case ws.IsZero():
+		ws = place.Scope
+	}
+	return m, repo, place, m.SettleIn(ws)
+}
+
+func (a *app) unseal(arg string, o unsealOptions) error {
+	whole, err := a.openWhole(arg, o)
 	if err != nil {
 		return err
 	}
 	a.warn(whole)
-	if key != "" {
-		k, err := keyArg(key)
+	if o.key != "" {
+		k, err := keyArg(o.key)
 		if err != nil {
 			return err
 		}
@@ -99,22 +136,10 @@ func (a *app) unseal(arg, key, format string, allowUnbound bool) error {
 		}
 		return fmt.Errorf("%s: %w: %s; it has %s", whole.Manifest.File, seal.ErrNoKey, k, strings.Join(keys(whole.Values), ", "))
 	}
-	text, err := plaintextOf(whole)
-	if err != nil {
-		return err
+	if o.format == "dir" {
+		return writeWhole(o.out, whole, o.force)
 	}
-	if format == "json" {
-		var v any
-		if err := yaml.Unmarshal(text, &v); err != nil {
-			return fmt.Errorf("%s: cannot be shown as JSON", whole.Manifest.File)
-		}
-		e := json.NewEncoder(a.Out)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	}
-	_, err = a.Out.Write(text)
-	return err
+	return printWhole(a.Out, whole, o.format)
 }
 
 func keys(values []seal.Value) []string {

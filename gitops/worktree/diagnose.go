@@ -108,16 +108,26 @@ func (d *Diagnosis) form(shown, rel string, data []byte) (*manifest.Manifest, ma
 		d.add("manifest", Failed, err.Error(), remedy)
 		return nil, place, false
 	}
-	d.ID = m.ID()
 	d.add("manifest", OK, "")
 	if rel == "" {
-		return m, place, true
+		d.ID = m.ID()
+		if m.Workspace.IsZero() {
+			d.add("place", Failed, "the file states no namespace and stands in no workspace's folder", "move it to "+"workspaces/WORKSPACE/secrets/"+m.Name.String()+m.Ext())
+		}
+		return m, place, !m.Workspace.IsZero()
 	}
 	place, ours, err := manifest.Locate(rel)
 	if err == nil && ours {
 		err = m.CheckPlace(place)
 	}
+	if err == nil && ours && m.Workspace.IsZero() {
+		err = m.SettleIn(place.Scope)
+	}
+	d.ID = m.ID()
 	switch {
+	case err != nil && m.Workspace.IsZero():
+		d.add("place", Failed, err.Error())
+		return m, place, false
 	case err != nil:
 		d.add("place", Failed, err.Error(), "move the file to "+manifest.SecretPath(m.Workspace, m.Name)+", or seal the value anew where it stands: sealward create secret")
 	case ours:

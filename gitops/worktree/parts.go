@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
@@ -20,7 +21,7 @@ func (t *Tree) Create(m *manifest.Manifest, values []seal.Value, inParts bool) (
 	if have, err := t.Repo.FindSecret(s.Workspace, s.Name); err == nil {
 		return nil, fmt.Errorf("%s exists; change it with sealward set %s KEY", have.Files[0], s)
 	}
-	path := manifest.SecretPath(s.Workspace, s.Name)
+	path := pathOf(s, m)
 	if err := t.Repo.Absent(path); err != nil {
 		return nil, err
 	}
@@ -32,6 +33,11 @@ func (t *Tree) Create(m *manifest.Manifest, values []seal.Value, inParts bool) (
 		return nil, err
 	}
 	return []string{path}, t.Repo.Write(path, out)
+}
+
+// pathOf is the path of a secret that is one file, in the notation of m.
+func pathOf(s workspace.Secret, m *manifest.Manifest) string {
+	return strings.TrimSuffix(manifest.SecretPath(s.Workspace, s.Name), ".yaml") + m.Ext()
 }
 
 // Split turns a secret into a folder of parts, one key each, every part with a
@@ -67,7 +73,7 @@ func (t *Tree) writeParts(s workspace.Secret, header *manifest.Manifest, values 
 		if err != nil {
 			return nil, err
 		}
-		path := s.PartPath(v.Key, paths)
+		path := s.PartPath(v.Key, m.Ext(), paths)
 		m.File = path
 		if changes[path], err = t.seal(path, m, true); err != nil {
 			return nil, err
@@ -80,14 +86,14 @@ func (t *Tree) writeParts(s workspace.Secret, header *manifest.Manifest, values 
 // Join turns a folder of parts into one file, stating what its first part states.
 // It needs the private key.
 func (t *Tree) Join(s workspace.Secret) (string, error) {
-	path := manifest.SecretPath(s.Workspace, s.Name)
 	if !s.InParts {
-		return path, fmt.Errorf("%s is one file already", s)
+		return "", fmt.Errorf("%s is one file already", s)
 	}
 	whole, err := t.Open(s)
 	if err != nil {
-		return path, err
+		return "", err
 	}
+	path := pathOf(s, whole.Manifest)
 	m, err := seal.WithValues(whole.Manifest, whole.Values, true)
 	if err != nil {
 		return path, err
@@ -231,7 +237,7 @@ func (t *Tree) editParts(s workspace.Secret, whole *unseal.Whole, edited *manife
 		if _, added := left[v.Key]; !added {
 			continue
 		}
-		path := s.PartPath(v.Key, taken)
+		path := s.PartPath(v.Key, edited.Ext(), taken)
 		taken = append(taken, path)
 		if err := write(path, []seal.Value{v}, false); err != nil {
 			return nil, err

@@ -65,6 +65,9 @@ func (t *Tree) read(path string) (file, error) {
 	if err := f.m.CheckPlace(f.place); err != nil {
 		return f, err
 	}
+	if err := f.m.SettleIn(f.place.Scope); err != nil {
+		return f, err
+	}
 	return f, f.m.CheckSealed()
 }
 
@@ -142,6 +145,9 @@ func (t *Tree) seal(path string, m *manifest.Manifest, part bool) ([]byte, error
 	if err := m.CheckPlace(place); err != nil {
 		return nil, err
 	}
+	if err := m.SettleIn(place.Scope); err != nil {
+		return nil, err
+	}
 	return seal.Seal(m, to, seal.Options{Now: t.Now(), Keys: t.keys(place.Scope), Part: part})
 }
 
@@ -213,7 +219,7 @@ func (t *Tree) setPart(s workspace.Secret, files []file, key manifest.Key, value
 		// Alone in its part, a value can be replaced whatever was there before.
 		return f.path, true, t.writePart(f.path, f.m, values, true)
 	}
-	path = s.PartPath(key, taken)
+	path = s.PartPath(key, files[0].m.Ext(), taken)
 	return path, true, t.writePart(path, files[0].m, []seal.Value{{Key: key, Data: value}}, false)
 }
 

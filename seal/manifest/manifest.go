@@ -1,5 +1,6 @@
 // Package manifest is the model of what people commit: secrets, instance
-// secrets, grants and roles in the form of DataOS's Resources, parsed strictly.
+// secrets, grants and roles in the form of DataOS's Resources, and Kubernetes
+// Secrets, as YAML or JSON, parsed strictly.
 //
 // Most callers need [Parse] for the bytes of one file and [Locate] for where
 // that file stands in a repository. The package takes bytes and returns
@@ -33,9 +34,13 @@ type Manifest struct {
 	Name    Name
 	Version string // v1, v1beta, v1alpha or v2alpha
 	Kind    Kind
+	Form    Form
+	// JSON says that the file is JSON; it is then written as JSON again.
+	JSON bool
 	// Workspace as the manifest states it. A secret that states none is in
 	// "public", as in DataOS; an instance secret is in [Instance]. It is the zero
-	// Workspace for a grant or role that states none: its place then decides.
+	// Workspace for a grant or role that states none, and for a Kubernetes Secret
+	// without a namespace: their place then decides (SettleIn).
 	Workspace   Workspace
 	Layer       string // "user", "system" or "" (absent)
 	Tags        []string
@@ -62,13 +67,15 @@ type Secret struct {
 	Files []FileRef
 	// Binding is the sealed binding of a sealed manifest, "" when there is none.
 	Binding string
+	// Kubernetes has what only that form states; nil in DataOS's.
+	Kubernetes *KubernetesSecret
 }
 
 // Entry is one key and its value: ciphertext in a sealed manifest, and before
-// sealing text (data) or base64 (binaryData).
+// sealing text or, in a section of base64, base64.
 type Entry struct {
 	Key    Key
-	Binary bool
+	Binary bool // it stands in the section of base64
 	Text   string
 	Line   int
 	Column int

@@ -22,6 +22,7 @@ const (
 // decoder walks the nodes of one file and collects what is wrong with it.
 type decoder struct {
 	file string
+	json bool // the file is JSON
 	errs Errors
 }
 
@@ -45,6 +46,10 @@ func (d *decoder) readDocument(data []byte) *yaml.Node {
 	if !utf8.Valid(data) {
 		d.fail(nil, "", "is not UTF-8 text; save it as UTF-8, and put binary values under binaryData as base64")
 		return nil
+	}
+	if looksLikeJSON(d.file, data) {
+		d.json = true
+		return d.readJSON(data)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, more yaml.Node
@@ -245,7 +250,11 @@ func (f *fieldSet) texts(name string) ([]*yaml.Node, *yaml.Node) {
 func (f *fieldSet) done(known string) {
 	for _, name := range f.order {
 		if _, left := f.values[name]; left {
-			f.d.fail(f.keys[name], join(f.prefix, name), "is not a field here; known are %s", known)
+			hint := ""
+			if name == "file" { // DataOS's samples write that
+				hint = "; did you mean files?"
+			}
+			f.d.fail(f.keys[name], join(f.prefix, name), "is not a field here%s; known are %s", hint, known)
 		}
 	}
 }

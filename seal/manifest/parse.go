@@ -21,12 +21,19 @@ func Parse(file string, data []byte) (*Manifest, error) {
 	if root == nil || len(d.errs) > 0 {
 		return nil, d.errs
 	}
-	m := &Manifest{File: file, root: root}
+	m := &Manifest{File: file, root: root, JSON: d.json}
 	f := d.fields(root, "")
 	m.Sealed = f.values["sops"] != nil
-	d.header(m, f)
+	if isKubernetes(f) {
+		d.kubernetes(m, f)
+	} else {
+		d.header(m, f)
+	}
 	switch m.Kind {
 	case KindSecret, KindInstanceSecret:
+		if m.Form == Kubernetes {
+			break
+		}
 		d.secret(m, f)
 		f.done("name, version, type, workspace, layer, tags, description, owner, " + string(m.Kind))
 	case KindGrant:
@@ -127,11 +134,11 @@ func (d *decoder) secret(m *Manifest, f *fieldSet) {
 			d.fail(n, section+".acl", "%s", err)
 		}
 		m.Secret.ACL = acl
-		d.checkSuffix(m, n, section)
+		d.checkSuffix(m, n, section+".acl")
 	}
 	seen := map[Key]int{}
-	present := d.entries(m, s, "data", seen)
-	present = d.entries(m, s, "binaryData", seen) || present
+	present := d.entries(m, s, "data", false, seen)
+	present = d.entries(m, s, "binaryData", true, seen) || present
 	present = d.files(m, s, seen) || present
 	if !present {
 		d.fail(body, section, "has no values; at least one of data, binaryData and files must be there")
@@ -145,14 +152,15 @@ func (d *decoder) secret(m *Manifest, f *fieldSet) {
 
 // checkSuffix holds DataOS's convention: a name that ends in -r or -rw says
 // what the credential can do, and must not say something else than acl.
-func (d *decoder) checkSuffix(m *Manifest, n *yaml.Node, section string) {
+func (d *decoder) checkSuffix(m *Manifest, n *yaml.Node, field string) {
 	name := m.Name.String()
 	if acl := m.Secret.ACL; strings.HasSuffix(name, "-rw") && acl == Read || strings.HasSuffix(name, "-r") && acl == ReadWrite {
-		d.fail(n, section+".acl", "is %s, but the name %s says otherwise; change one of them", acl, name)
+		d.fail(n, field, "is %s, but the name %s says otherwise; change one of them", acl, name)
 	}
 }
 
-func (d *decoder) entries(m *Manifest, s *fieldSet, section string, seen map[Key]int) bool {
+// entries reads a section of values, of base64 or of text.
+func (d *decoder) entries(m *Manifest, s *fieldSet, section string, binary bool, seen map[Key]int) bool {
 	node := s.take(section)
 	if node == nil {
 		return false
@@ -186,12 +194,12 @@ func (d *decoder) entries(m *Manifest, s *fieldSet, section string, seen map[Key
 				d.fail(k, field, "has a key that YAML does not read as text; quote it")
 			}
 			d.checkSealed(v, field)
-		} else if section == "binaryData" {
+		} else if binary {
 			if _, err := base64.StdEncoding.Strict().DecodeString(v.Value); err != nil || strings.ContainsAny(v.Value, "\r\n") {
 				d.fail(v, field, "is not base64 (standard alphabet, padded, on one line)")
 			}
 		}
-		m.Secret.Entries = append(m.Secret.Entries, Entry{Key: key, Binary: section == "binaryData", Text: v.Value, Line: v.Line, Column: v.Column})
+		m.Secret.Entries = append(m.Secret.Entries, Entry{Key: key, Binary: binary, Text: v.Value, Line: v.Line, Column: v.Column})
 	}
 	return true
 }
@@ -259,11 +267,8 @@ func (d *decoder) refuseComments(n *yaml.Node, field string) {
 
 // seal takes the two sections that only a sealed manifest has.
 func (d *decoder) seal(m *Manifest, f *fieldSet) {
+	d.takeSOPS(f)
 	node := f.take("seal")
-	sops := f.take("sops")
-	if sops != nil && sops.Kind != yaml.MappingNode {
-		d.fail(sops, "sops", "must be the section that SOPS writes")
-	}
 	if node == nil {
 		return
 	}
@@ -285,6 +290,12 @@ func (d *decoder) seal(m *Manifest, f *fieldSet) {
 	s.done("binding")
 }
 
+func (d *decoder) takeSOPS(f *fieldSet) {
+	if sops := f.take("sops"); sops != nil && sops.Kind != yaml.MappingNode {
+		d.fail(sops, "sops", "must be the section that SOPS writes")
+	}
+}
+
 // checkSealed is stricter than SOPS, whose pattern has no end anchor: nothing
 // may stand after a sealed value.
 func (d *decoder) checkSealed(v *yaml.Node, field string) {
@@ -304,7 +315,8 @@ func (m *Manifest) CheckSealed() error {
 	if m.Sealed || !m.Kind.IsSecret() {
 		return nil
 	}
-	return Errors{{File: m.File, Field: string(m.Kind), Msg: leaked, Leaked: true}}
+	field := m.Sections().Text
+	return Errors{{File: m.File, Field: strings.Join(field[:len(field)-1], "."), Msg: leaked, Leaked: true}}
 }
 
 const leaked = "is not sealed. Treat the value as leaked: rotate the credential at its source, then seal the new one (sealward seal)"

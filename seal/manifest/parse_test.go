@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 )
@@ -244,6 +245,9 @@ func TestLocate(t *testing.T) {
 		{path: "instance/secrets/a.yaml", scope: "instance", name: "a", ours: true},
 		{path: "instance/grants/g.yaml", scope: "instance", name: "g", policy: true, ours: true},
 		{path: "README.md"}, {path: ".sops.yaml"}, {path: "workspaces/orders/README.md"},
+		{path: "workspaces/orders/secrets/a.json", scope: "orders", name: "a", ours: true},
+		{path: "workspaces/orders/secrets/a/p.json", scope: "orders", name: "a", part: "p", ours: true},
+		{path: "workspaces/orders/grants/a.json", scope: "orders", policy: true, ours: true, bad: true},
 		{path: "workspaces/orders/secrets/a.yml", scope: "orders", ours: true, bad: true},
 		{path: "workspaces/orders/grants/a.yml", scope: "orders", policy: true, ours: true, bad: true},
 		{path: "workspaces/orders/a.yaml", scope: "orders", ours: true, bad: true},
@@ -293,11 +297,29 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("a: [&x b, *x]"))
 	f.Add([]byte("? {a: b}\n: c"))
+	f.Add([]byte(goodJSON))
+	f.Add([]byte(kubernetesSecret))
+	f.Add([]byte(`{"a": ["\ud83d\ude00", 1e9, null, {"b": "\ud83d"}]}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		m, err := Parse("f.yaml", in)
 		if (m == nil) == (err == nil) {
 			t.Fatal("neither result nor error, or both")
 		}
 		IsAllowGrant(in)
+		if m == nil || !m.JSON {
+			return
+		}
+		// What is printed reads back as the same.
+		out, err := EncodeJSON(m.Node())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse("f.json", out)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if second, err := EncodeJSON(again.Node()); err != nil || !bytes.Equal(out, second) {
+			t.Fatalf("%v\n%s\n%s", err, out, second)
+		}
 	})
 }

@@ -3,6 +3,8 @@ package manifest
 import (
 	"fmt"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Place is where a manifest stands in a repository.
@@ -14,12 +16,13 @@ type Place struct {
 	Policy bool
 	// Name that the path promises. Unset for a policy file whose name is odd.
 	Name Name
-	// Part is the file's name without .yaml when the secret is a folder of parts.
+	// Part is the file's name without .yaml or .json when the secret is a folder of
+	// parts.
 	Part string
 }
 
-// SecretPath is the path of a secret that is one file, slash-separated and
-// relative to the repository.
+// SecretPath is the path of a secret that is one YAML file, slash-separated and
+// relative to the repository. One that is JSON ends in .json instead.
 func SecretPath(ws Workspace, name Name) string {
 	return ws.Folder() + "/secrets/" + name.String() + ".yaml"
 }
@@ -71,9 +74,12 @@ func Locate(path string) (place Place, ours bool, err error) {
 		return place, true, fmt.Errorf("stands outside secrets/ and grants/; move it to %s/secrets/<name>.yaml or %[1]s/grants/<name>.yaml", place.Scope.Folder())
 	}
 	place.Policy = rest[0] == "grants"
-	base, isYAML := strings.CutSuffix(rest[len(rest)-1], ".yaml")
-	if !isYAML {
-		return place, true, fmt.Errorf("does not end in .yaml; rename it or move it elsewhere")
+	base, known := strings.CutSuffix(rest[len(rest)-1], ".yaml")
+	if !known && !place.Policy {
+		base, known = strings.CutSuffix(base, ".json")
+	}
+	if !known {
+		return place, true, fmt.Errorf("does not end in .yaml%s; rename it or move it elsewhere", map[bool]string{false: " or .json"}[place.Policy])
 	}
 	if place.Policy {
 		place.Name, err = ParseName(base)
@@ -97,12 +103,17 @@ func Locate(path string) (place Place, ours bool, err error) {
 // agree with the path, so that a copied file is never taken for another's.
 func (m *Manifest) CheckPlace(p Place) error {
 	wrong := func(field, format string, args ...any) error {
+		if m.Form == Kubernetes {
+			field = map[string]string{"type": "kind", "name": "metadata.name", "workspace": "metadata.namespace"}[field]
+		}
 		e := &Error{File: m.File, Field: field, Msg: fmt.Sprintf(format, args...)}
-		for i := 0; i+1 < len(m.root.Content); i += 2 {
-			if m.root.Content[i].Value == field {
-				e.Line, e.Column = m.root.Content[i+1].Line, m.root.Content[i+1].Column
+		n := m.root
+		for name := range strings.SplitSeq(field, ".") {
+			if n = fieldOf(n, name); n == nil {
+				return e
 			}
 		}
+		e.Line, e.Column = n.Line, n.Column
 		return e
 	}
 	switch {
@@ -114,7 +125,10 @@ func (m *Manifest) CheckPlace(p Place) error {
 		return wrong("type", "is %s, but the file stands below %s/; an instance-secret stands below instance/secrets/, a secret below workspaces/<workspace>/secrets/", m.Kind, p.Scope.Folder())
 	}
 	stated := m.Workspace
-	if stated.IsZero() { // a grant or role that states none
+	switch {
+	case stated.IsZero() && m.Form == Kubernetes:
+		stated = p.Scope
+	case stated.IsZero(): // a grant or role that states none
 		stated = Public()
 		if p.Scope.IsInstance() {
 			stated = Instance()
@@ -131,6 +145,16 @@ func (m *Manifest) CheckPlace(p Place) error {
 	}
 	if m.Name != p.Name {
 		return wrong("name", "is %s, but the path says %s; file (or folder of parts) and name must be equal", m.Name, p.Name)
+	}
+	return nil
+}
+
+// fieldOf is the value of a field of a mapping, nil when it is absent.
+func fieldOf(n *yaml.Node, name string) *yaml.Node {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			return n.Content[i+1]
+		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-var kinds = []Kind{KindSecret, KindInstanceSecret, KindGrant, KindRole}
+var kinds = []Kind{KindSecret, KindInstanceSecret, KubernetesSchema, KindGrant, KindRole}
 
 // Invented: well-formed, but nobody sealed them.
 const (
@@ -91,6 +91,37 @@ instance-secret:
   acl: r
   data:
     .dockerconfigjson: ` + sealedA + `
+sops:
+  version: 3.13.3
+`},
+	"kubernetes": {KubernetesSchema, `apiVersion: v1
+kind: Secret
+metadata:
+  name: billing-tls-rw
+  namespace: billing
+  labels: {app: billing, tier: ""}
+  annotations:
+    sealward.dev/owner: carol
+    example.com/note: two words
+type: Opaque
+immutable: false
+data:
+  salt: AAECAw==
+stringData:
+  port: 05432
+`},
+	"sealed kubernetes": {KubernetesSchema, `apiVersion: v1
+kind: Secret
+metadata:
+  name: billing-tls-rw
+  annotations:
+    sealward.dev/acl: rw
+    sealward.dev/binding: ` + sealedA + `
+type: kubernetes.io/basic-auth
+data:
+  salt: ` + sealedA + `
+stringData:
+  port: ` + sealedB + `
 sops:
   version: 3.13.3
 `},
@@ -378,6 +409,89 @@ var schemaCases = []schemaCase{
 	{"role", "  members:", "  name: x\n  members:", bad},
 	{"role", "", "secret: {}\n", bad},
 
+	// Kubernetes Secrets.
+	{"kubernetes", "apiVersion: v1\n", "", bad},
+	{"kubernetes", "apiVersion: v1", "apiVersion: v2", bad},
+	{"kubernetes", "kind: Secret\n", "", bad},
+	{"kubernetes", "kind: Secret", "kind: ConfigMap", bad},
+	{"kubernetes", "kind: Secret", "kind: Secret\nversion: v1", bad},
+	{"kubernetes", "kind: Secret", "kind: Secret\nsecret: {type: key-value}", bad},
+	{"kubernetes", "kind: Secret", "kind: Secret\nseal: {binding: x}", bad},
+	{"kubernetes", "kind: Secret", "kind: Secret\nstatus: {}", bad},
+	{"kubernetes", "  name: billing-tls-rw\n", "", bad},
+	{"kubernetes", "billing-tls-rw", "billing.tls", bad},
+	{"kubernetes", "billing-tls-rw", strings.Repeat("n", MaxName), ok},
+	{"kubernetes", "billing-tls-rw", strings.Repeat("n", MaxName+1), bad},
+	{"kubernetes", "  namespace: billing\n", "", ok},
+	{"kubernetes", "namespace: billing", "namespace: no", ok},
+	{"kubernetes", "namespace: billing", "namespace: instance", bad},
+	{"kubernetes", "namespace: billing", "namespace: Billing", bad},
+	{"kubernetes", "namespace: billing", "namespace:", bad},
+	{"kubernetes", "namespace: billing", "namespace: " + strings.Repeat("b", MaxWorkspace+1), bad},
+	{"kubernetes", "namespace: billing", "namespace: billing\n  creationTimestamp: null", bad},
+	{"kubernetes", "namespace: billing", "namespace: billing\n  uid: x", bad},
+	{"kubernetes", "namespace: billing", "namespace: billing\n  resourceVersion: '1'", bad},
+	{"kubernetes", "namespace: billing", "namespace: billing\n  managedFields: []", bad},
+	{"kubernetes", "namespace: billing", "namespace: billing\n  owner: carol", bad},
+	{"kubernetes", "app: billing", "app: 1", ok},
+	{"kubernetes", "app: billing", "app.kubernetes.io/name: billing", ok},
+	{"kubernetes", "app: billing", "app: two words", bad},
+	{"kubernetes", "app: billing", "app: " + strings.Repeat("b", 64), bad},
+	{"kubernetes", "app: billing", "app: [b]", bad},
+	{"kubernetes", "app: billing", "app: ~", bad},
+	{"kubernetes", "app: billing", "-app: billing", bad},
+	{"kubernetes", "app: billing", "a/b/c: billing", bad},
+	{"kubernetes", "app: billing", "A.b/c: billing", bad},
+	{"kubernetes", "app: billing", strings.Repeat("a", 63) + ": billing", ok},
+	{"kubernetes", "app: billing", strings.Repeat("a", 64) + ": billing", bad},
+	{"kubernetes", "app: billing", "data: billing", bad}, // SOPS would seal it
+	{"kubernetes", "app: billing", "binding: billing", bad},
+	{"kubernetes", "app: billing", "sealward.dev/binding: billing", bad},
+	{"kubernetes", "{app: billing, tier: \"\"}", "[app]", bad},
+	{"kubernetes", "{app: billing, tier: \"\"}", "", bad}, // null
+	{"kubernetes", "{app: billing, tier: \"\"}", "{}", ok},
+	{"kubernetes", "example.com/note: two words", "stringData: two words", bad},
+	{"kubernetes", "example.com/note: two words", "example.com/note: |\n      two\n      lines", ok},
+	{"kubernetes", "example.com/note: two words", "example.com/note:", bad},
+	{"kubernetes", "example.com/note: two words", "kubectl.kubernetes.io/last-applied-configuration: '{}'", bad},
+	{"kubernetes", "example.com/note: two words", "sealward.dev/acl: rw", ok},
+	{"kubernetes", "example.com/note: two words", "sealward.dev/acl: r", bad}, // the name says rw
+	{"kubernetes", "example.com/note: two words", "sealward.dev/acl: w", bad},
+	{"kubernetes", "example.com/note: two words", "sealward.dev/layer: user", bad},
+	{"kubernetes", "example.com/note: two words", "sealward.dev/binding: " + sealedA, bad}, // not sealed
+	{"kubernetes", "owner: carol", "owner: |\n      carol\n      dave", bad},
+	{"kubernetes", "type: Opaque\n", "", ok},
+	{"kubernetes", "type: Opaque", "type: kubernetes.io/tls", ok},
+	{"kubernetes", "type: Opaque", "type: two words", bad},
+	{"kubernetes", "type: Opaque", `type: ""`, bad},
+	{"kubernetes", "type: Opaque", "type: " + strings.Repeat("t", 254), bad},
+	{"kubernetes", "immutable: false\n", "", ok},
+	{"kubernetes", "immutable: false", "immutable: True", ok},
+	{"kubernetes", "immutable: false", "immutable: 'false'", bad},
+	{"kubernetes", "immutable: false", "immutable: no", bad},
+	{"kubernetes", "data:\n  salt: AAECAw==\n", "", ok},
+	{"kubernetes", "data:\n  salt: AAECAw==\nstringData:\n  port: 05432\n", "", bad},
+	{"kubernetes", "data:\n  salt: AAECAw==\n", "data: {}\n", bad},
+	{"kubernetes", "salt: AAECAw==", "salt: AAECAw", bad},
+	{"kubernetes", "salt: AAECAw==", "salt:", bad},
+	{"kubernetes", "salt: AAECAw==", "sa lt: AAEC", bad},
+	{"kubernetes", "port: 05432", "port: {a: b}", bad},
+	{"kubernetes", "port: 05432", "port: ~", bad},
+	{"kubernetes", "stringData:", "binaryData:", bad},
+	{"kubernetes", "stringData:", "files:", bad},
+	{"kubernetes", "", "sops: {}\n", bad},                                        // values in the clear
+	{"sealed kubernetes", "    sealward.dev/binding: " + sealedA + "\n", "", ok}, // Flux
+	{"sealed kubernetes", "sealward.dev/binding: " + sealedA, "sealward.dev/binding: none", bad},
+	{"sealed kubernetes", "salt: " + sealedA, "salt: AAECAw==", bad},
+	{"sealed kubernetes", "port: " + sealedB, "port: 5432", bad},
+	{"sealed kubernetes", "port: " + sealedB, `port: ""`, ok},
+	{"sealed kubernetes", "  version: 3.13.3\n", "", bad},
+	{"kubernetes", "  port:", "  salt:", beyond},                                     // a key in two sections
+	{"kubernetes", "    example.com", "    # of dave\n    example.com", beyond},      // a comment in annotations
+	{"sealed kubernetes", "  port:", "  # of dave\n  port:", beyond},                 // a comment among values
+	{"kubernetes", "app: billing", strings.Repeat("a", 254) + "/a: billing", beyond}, // a domain that is too long
+	{"kubernetes", "app: billing", "app: -1", beyond},                                // a number whose spelling is no label
+
 	// Beyond a schema: what YAML says and JSON does not.
 	{"plain", "    port: 05432", "    username: erin", beyond},                                                // a key twice
 	{"grant", "effect: allow", "effect: deny\n  effect: allow", beyond},                                       // a field twice
@@ -494,6 +608,9 @@ func allSchemaCases() []schemaCase {
 		all = append(all, schemaCase{base: base, want: ok},
 			schemaCase{base, b.text, "- " + string(b.kind), bad}, schemaCase{base, b.text, string(b.kind), bad})
 		cases := headerCases
+		if b.kind == KubernetesSchema { // none of these lines is there
+			continue
+		}
 		if strings.Contains(b.text, "\nworkspace:") {
 			cases = slices.Concat(cases, workspaceCases)
 		}
@@ -526,7 +643,7 @@ func TestSchemasAgreeWithParse(t *testing.T) {
 		name := fmt.Sprintf("%s: %.60q for %.60q", c.base, c.to, c.from)
 		switch c.want {
 		case ok:
-			if parseErr != nil || schemaErr != nil || m.Kind != kind {
+			if parseErr != nil || schemaErr != nil || m.FormKind() != string(kind) {
 				t.Errorf("%s is good, but\nParse: %v\nschema: %v", name, parseErr, schemaErr)
 			}
 		case bad:

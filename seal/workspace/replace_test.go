@@ -166,10 +166,10 @@ func TestFindSecret(t *testing.T) {
 	if err != nil || !s.InParts || len(s.Files) != 2 {
 		t.Fatalf("parts: %+v, %v", s, err)
 	}
-	if at := s.PartPath(key("X"), s.Files); at != inOrders+"/p/X-2.yaml" {
+	if at := s.PartPath(key("X"), ".yaml", s.Files); at != inOrders+"/p/X-2.yaml" {
 		t.Errorf("a part whose name differs in case only: %s", at)
 	}
-	if at := s.PartPath(key(strings.Repeat("k", 253)), nil); len(filepath.Base(at)) > 255 {
+	if at := s.PartPath(key(strings.Repeat("k", 253)), ".yaml", nil); len(filepath.Base(at)) > 255 {
 		t.Errorf("a file name of %d bytes", len(filepath.Base(at)))
 	}
 	if _, err := r.FindSecret(scope(t, "orders"), name("none")); !errors.Is(err, ErrNoSecret) {

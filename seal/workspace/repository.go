@@ -141,6 +141,19 @@ func (r *Repository) Contains(dir string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
+// InGit reports that dir is in a Git work tree, also through symbolic links. dir
+// need not exist.
+func InGit(dir string) bool {
+	for at := resolve(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Lstat(filepath.Join(at, ".git")); err == nil {
+			return true
+		}
+		if at == filepath.Dir(at) {
+			return false
+		}
+	}
+}
+
 // resolve follows the symbolic links of the part of a path that exists.
 func resolve(p string) string {
 	p, err := filepath.Abs(p)
@@ -222,7 +235,8 @@ func (r *Repository) Remove(rel string) error {
 
 // Absent fails when a secret cannot be made at path because something is there.
 func (r *Repository) Absent(path string) error {
-	for _, taken := range []string{path, strings.TrimSuffix(path, ".yaml")} {
+	base := strings.TrimSuffix(strings.TrimSuffix(path, ".yaml"), ".json")
+	for _, taken := range []string{base + ".yaml", base + ".json", base} {
 		if _, err := os.Lstat(filepath.Join(r.dir, filepath.FromSlash(taken))); err == nil {
 			return fmt.Errorf("%s exists; remove it, or choose another name", taken)
 		}
@@ -352,10 +366,15 @@ var ErrNoSecret = errors.New("there is no such secret")
 func (r *Repository) FindSecret(ws manifest.Workspace, name manifest.Name) (Secret, error) {
 	s := Secret{Workspace: ws, Name: name}
 	file := manifest.SecretPath(ws, name)
-	if _, err := os.Lstat(filepath.Join(r.dir, file)); err == nil {
-		s.Files = append(s.Files, file)
-	}
 	folder := strings.TrimSuffix(file, ".yaml")
+	for _, at := range []string{folder + ".json", file} {
+		if _, err := os.Lstat(filepath.Join(r.dir, filepath.FromSlash(at))); err == nil {
+			s.Files = append(s.Files, at)
+		}
+	}
+	if len(s.Files) > 1 {
+		return s, fmt.Errorf("%s and %s: a secret is one file; remove one", s.Files[0], s.Files[1])
+	}
 	entries, err := os.ReadDir(filepath.Join(r.dir, filepath.FromSlash(folder)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s, err
@@ -368,7 +387,7 @@ func (r *Repository) FindSecret(ws manifest.Workspace, name manifest.Name) (Secr
 		case err != nil || e.IsDir():
 			return s, fmt.Errorf("%s: stands among the parts of %s, but is no part (<part>.yaml); move it away", part, s)
 		case len(s.Files) > 0 && !s.InParts:
-			return s, fmt.Errorf("%s and %s/: a secret is one file or one folder of parts, not both; remove one", file, folder)
+			return s, fmt.Errorf("%s and %s/: a secret is one file or one folder of parts, not both; remove one", s.Files[0], folder)
 		default:
 			s.Files, s.InParts = append(s.Files, part), true
 		}
@@ -379,18 +398,18 @@ func (r *Repository) FindSecret(ws manifest.Workspace, name manifest.Name) (Secr
 	return s, nil
 }
 
-// PartPath is the path for a part that holds key. Two keys that differ in case
+// PartPath is the path for a part that holds key; ext is .yaml or .json. Two keys that differ in case
 // only get files that do not, because some file systems cannot tell them apart.
-func (s Secret) PartPath(key manifest.Key, taken []string) string {
+func (s Secret) PartPath(key manifest.Key, ext string, taken []string) string {
 	folder := strings.TrimSuffix(manifest.SecretPath(s.Workspace, s.Name), ".yaml")
 	base := key.String()
 	if len(base) > 200 { // file systems allow 255 bytes
 		base = base[:200]
 	}
 	for n := 1; ; n++ {
-		at := folder + "/" + base + ".yaml"
+		at := folder + "/" + base + ext
 		if n > 1 {
-			at = fmt.Sprintf("%s/%s-%d.yaml", folder, base, n)
+			at = fmt.Sprintf("%s/%s-%d%s", folder, base, n, ext)
 		}
 		if !slices.ContainsFunc(taken, func(t string) bool { return strings.EqualFold(t, at) }) {
 			return at
