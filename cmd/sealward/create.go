@@ -129,7 +129,11 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	sealed, err := seal.Seal(m, to, seal.Options{Now: a.Now()})
+	opts, err := a.sealOptions(ws, to)
+	if err != nil {
+		return err
+	}
+	sealed, err := seal.Seal(m, to, opts)
 	if err != nil {
 		return err
 	}

@@ -54,8 +54,11 @@ type deps struct {
 // app is deps and the flags of every command.
 type app struct {
 	deps
-	repo    string
-	keyring string
+	repo           string
+	keyring        string
+	passphraseFile string
+
+	passphrases map[string][]byte // that were typed, by file
 }
 
 // usageError is a wrong argument or configuration.
@@ -112,11 +115,12 @@ func exitCode(err error) int {
 	var usage usageError
 	var tamper *seal.TamperError
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, keyring.ErrSettings):
 		return exitUsage
 	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated):
 		return exitDenied
-	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, keyring.ErrNoRing), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
+	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, keyring.ErrNoRing), errors.Is(err, keyring.ErrProtected),
+		errors.Is(err, unseal.ErrService), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
 		return exitUnsealed
 	default:
 		return exitFailed
@@ -140,9 +144,10 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 	}
 	root.PersistentFlags().StringVar(&a.repo, "repo", "", "sealed repository (default: the one around the current folder)")
 	root.PersistentFlags().StringVar(&a.keyring, "keyring", "", "folder of private keys (default: $SEALWARD_KEYRING, or sealward/keys in the user's configuration)")
+	root.PersistentFlags().StringVar(&a.passphraseFile, "passphrase-file", "", "file with the passphrase of a protected key (default: ask on the terminal)")
 	_ = root.MarkPersistentFlagDirname("repo")
 	_ = root.MarkPersistentFlagDirname("keyring")
-	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"look", "Look:"}, {"run", "Run:"}} {
+	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"look", "Look:"}, {"keys", "Keep keys:"}, {"run", "Run:"}} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 	}
 	add := func(group string, cmds ...*cobra.Command) {
@@ -153,6 +158,7 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 	}
 	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.sealCmd(), a.setCmd(), a.unsetCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.schemaCmd())
+	add("keys", a.keysCmd())
 	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())
 	root.AddCommand(a.versionCmd())
 	return root
@@ -194,7 +200,7 @@ func (a *app) openKeyring() (*keyring.Keyring, error) {
 		}
 		dir = filepath.Join(config, "sealward", "keys")
 	}
-	k, err := keyring.Open(dir)
+	k, err := keyring.Open(dir, keyring.WithPassphrase(a.askPassphrase))
 	if err != nil {
 		return nil, usageError{err}
 	}

@@ -7,12 +7,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
+	"github.com/sealward/sealward/unseal"
 )
 
 func (a *app) sealCmd() *cobra.Command {
@@ -121,7 +123,10 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	if err != nil {
 		return err
 	}
-	opts := seal.Options{Now: a.Now()}
+	opts, err := a.sealOptions(ws, to)
+	if err != nil {
+		return err
+	}
 	if file != "-" {
 		root, err := os.OpenRoot(filepath.Dir(file))
 		if err != nil {
@@ -146,6 +151,25 @@ func (a *app) seal(file, scope, out string, inPlace bool) error {
 	}
 	fmt.Fprintf(a.Err, "%s sealed for %d recipients: %s\n", m.ID(), len(to.All()), out)
 	return nil
+}
+
+// sealOptions are those of seal.Seal for ws. The keyring is only looked at where a
+// recipient is a service.
+func (a *app) sealOptions(ws manifest.Workspace, to workspace.Recipients) (seal.Options, error) {
+	opts := seal.Options{Now: a.Now()}
+	if !slices.ContainsFunc(to.All(), workspace.Recipient.Online) {
+		return opts, nil
+	}
+	ring, err := a.openKeyring()
+	if err != nil {
+		return opts, err
+	}
+	services, err := ring.Services(ws)
+	if err != nil {
+		return opts, err
+	}
+	opts.Keys = unseal.KeyService(services)
+	return opts, nil
 }
 
 // readBelow reads a file that a manifest's files: names, which must lie below the
