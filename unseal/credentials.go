@@ -156,12 +156,12 @@ func readCredential(field, file string) ([]byte, error) {
 	return data, nil
 }
 
-// unset refuses variables that would send credentials elsewhere than the key's
-// own service.
+// unset refuses variables that the SDK obeys also with credentials of their own,
+// and that could send these elsewhere than to the key's own service.
 func unset(names ...string) error {
 	for _, n := range names {
 		if os.Getenv(n) != "" {
-			return own("the environment sets %s, which would choose where its credentials go; unset it, or write ambient: true", n)
+			return own("the environment sets %s, which could choose where the credentials of keyring.yaml go, or whom to trust; unset it, or write ambient: true", n)
 		}
 	}
 	return nil

@@ -247,7 +247,7 @@ func (k *Keyring) services(ws manifest.Workspace, w workspaceSettings) (*Service
 	}
 	for _, t := range w.Transit {
 		key, err := workspace.ParseRecipient(t.Key)
-		if err == nil && !private(t.Key) {
+		if err == nil && key.Kind() == workspace.KindTransit && !private(t.Key) {
 			err = fmt.Errorf("%.80q would send the token in the clear; use https (http is for this machine only)", t.Key)
 		}
 		add("transit", workspace.KindTransit, key, err, t.TokenFile != "", "tokenFile", &Service{TokenFile: k.path(t.TokenFile), CAFile: k.path(t.CAFile), Namespace: t.Namespace})
