@@ -181,6 +181,9 @@ func (a *app) keysNew(ws manifest.Workspace, postQuantum bool) error {
 		return err
 	}
 	old, err := ring.Active()
+	if errors.Is(err, keyring.ErrNoIdentity) {
+		return a.keysFirst(k, ws, postQuantum)
+	}
 	if err != nil {
 		return err
 	}
@@ -213,6 +216,21 @@ func (a *app) keysNew(ws manifest.Workspace, postQuantum bool) error {
 		fmt.Fprintf(a.Err, "The rule of %s in %s has key_groups: replace %s there by %s\n", ws, workspace.RulesFile, old, id.Recipient())
 	}
 	fmt.Fprintf(a.Err, "Next: hand it to the agent (sealward keys export %[1]s), then sealward rotate -w %[1]s\n", ws)
+	return nil
+}
+
+// keysFirst makes an identity beside services, for an agent to keep its store
+// with. Nothing is sealed for it.
+func (a *app) keysFirst(k *keyring.Keyring, ws manifest.Workspace, postQuantum bool) error {
+	id, err := keyring.Generate(postQuantum, a.Now())
+	if err != nil {
+		return err
+	}
+	if err := k.Create(ws, id); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.Out, id.Recipient())
+	fmt.Fprintf(a.Err, "First identity in %s, beside the services of %s. Nothing is sealed for it: add it to the rule of %s in %s if it should open secrets\n", k.Path(ws), keyring.SettingsFile, ws, workspace.RulesFile)
 	return nil
 }
 
