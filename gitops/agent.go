@@ -66,6 +66,8 @@ type Agent struct {
 	// pending are workspaces whose ring changed since an apply last succeeded.
 	pending map[manifest.Workspace]bool
 	sync    unseal.Sync
+	// unanswered: some manifest waits for a key service, and is tried at each look.
+	unanswered bool
 
 	// restoring is the commit that the store holds, while Restore applies it.
 	restoring source.Hash
@@ -139,7 +141,7 @@ func (a *Agent) syncOnce(ctx context.Context) (bool, error) {
 	if lookErr != nil {
 		head = a.applied // keys may have changed though the remote is away
 	}
-	if head.IsZero() || head == a.applied && len(rings) == 0 {
+	if head.IsZero() || head == a.applied && len(rings) == 0 && !a.unanswered {
 		return false, lookErr
 	}
 	if err := a.apply(ctx, head, rings); err != nil {
@@ -246,11 +248,24 @@ func (a *Agent) appliedText() string {
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// ringState notices that an identity file was changed, without reading it.
+// ringState notices that a file a ring is made of was changed, without reading it.
 type ringState struct {
-	ring *keyring.Ring
-	err  error
-	info os.FileInfo // nil when there is no file
+	ring  *keyring.Ring
+	err   error
+	files map[string]os.FileInfo // nil: there is no such file
+}
+
+// stat looks at files.
+func stat(files []string) map[string]os.FileInfo {
+	out := map[string]os.FileInfo{}
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil {
+			out[f] = info
+		} else {
+			out[f] = nil
+		}
+	}
+	return out
 }
 
 // sameFile compares what a replaced or edited file cannot keep all of.
@@ -272,31 +287,40 @@ func (a *Agent) ring(ws manifest.Workspace) (*keyring.Ring, error) {
 }
 
 func (a *Agent) readRing(ws manifest.Workspace) ringState {
-	var s ringState
 	// Before it is read: a change in between is then noticed the next time.
-	if info, err := os.Stat(a.Keyring.Path(ws)); err == nil {
-		s.info = info
-	}
+	s := ringState{files: stat(a.Keyring.Sources(ws))}
 	s.ring, s.err = a.Keyring.Ring(ws)
-	if s.info != nil && s.info.Mode().Perm()&0o077 != 0 {
+	if s.err == nil {
+		// What the agent keeps across restarts is encrypted to it.
+		if _, err := s.ring.Active(); err != nil {
+			s.ring, s.err = nil, fmt.Errorf("%w: the agent encrypts what it keeps to the workspace's own identity, also where a service opens its secrets", err)
+		}
+	}
+	if info := s.files[a.Keyring.Path(ws)]; info != nil && info.Mode().Perm()&0o077 != 0 {
 		a.Log.Warn("a private key can be read by other users; chmod 600 it", "file", a.Keyring.Path(ws))
 	}
 	return s
 }
 
-// noteChangedRings reads again the rings whose file changed, came or went.
+// noteChangedRings reads again the rings whose files changed, came or went.
 func (a *Agent) noteChangedRings() {
 	for ws, old := range a.rings {
-		info, err := os.Stat(a.Keyring.Path(ws))
-		if err != nil {
-			info = nil
+		if maps.EqualFunc(old.files, stat(slices.Collect(maps.Keys(old.files))), sameFile) {
+			continue
 		}
-		if !sameFile(info, old.info) {
-			a.rings[ws] = a.readRing(ws)
-			a.pending[ws] = true
-			a.Store.Forget()
-			a.Log.Info("the keyring changed", "workspace", ws.String(), "opens", a.rings[ws].err == nil)
+		fresh := a.readRing(ws)
+		// A mistake in keyring.yaml takes no key away: nothing is known about it.
+		path := a.Keyring.Path(ws)
+		if errors.Is(fresh.err, keyring.ErrSettings) && old.err == nil && sameFile(fresh.files[path], old.files[path]) {
+			a.Log.Error("the keyring's settings cannot be used; the last good ones are", "workspace", ws.String(), "error", oneLine(fresh.err))
+			old.files = fresh.files
+			a.rings[ws] = old
+			continue
 		}
+		a.rings[ws] = fresh
+		a.pending[ws] = true
+		a.Store.Forget()
+		a.Log.Info("the keyring changed", "workspace", ws.String(), "opens", fresh.err == nil)
 	}
 }
 

@@ -116,6 +116,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	c.siblings()
 	c.judge()
 	c.reopen(rings)
+	c.retry()
 	put, err := c.unseal(ctx, commit)
 	if err != nil {
 		return err
@@ -129,6 +130,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	a.publish(info, c)
 	a.tree, a.applied = c.next, commit
 	snapshot := a.Live.Current()
+	a.unanswered = slices.ContainsFunc(snapshot.Failing(), unanswered)
 	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", len(c.open), "removed", len(c.deleted),
 		"failing", len(snapshot.Failing()), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
 	for _, r := range put {
@@ -167,7 +169,7 @@ func (a *Agent) judged(ws manifest.Workspace) string {
 	}
 	h := sha256.New()
 	fmt.Fprintln(h, "unbound", a.AllowUnbound)
-	for _, r := range ring.Recipients() {
+	for _, r := range slices.Concat(ring.Recipients(), ring.Services().Keys()) {
 		fmt.Fprintln(h, r)
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -529,6 +531,25 @@ func (c *change) reopen(rings []manifest.Workspace) {
 	}
 }
 
+// unanswered is a manifest whose key service did not open it, and may later.
+func unanswered(r *unseal.Record) bool {
+	return r.Failure != nil && r.Failure.Class == unseal.FailService
+}
+
+// retry asks again for what a service did not open the last time.
+func (c *change) retry() {
+	if !c.a.unanswered {
+		return
+	}
+	for ws, records := range c.next.records {
+		for path, r := range records {
+			if unanswered(r) {
+				c.again(path, ws)
+			}
+		}
+	}
+}
+
 // unseal opens every listed file, in parallel, and returns the new records.
 func (c *change) unseal(ctx context.Context, commit source.Hash) ([]*unseal.Record, error) {
 	records := slices.SortedFunc(maps.Values(c.open), func(a, b *unseal.Record) int { return strings.Compare(a.Path, b.Path) })
@@ -578,7 +599,8 @@ func (c *change) unseal(ctx context.Context, commit source.Hash) ([]*unseal.Reco
 func (c *change) openRecord(r *unseal.Record) *unseal.Content {
 	ring, ringErr := c.ringOf(r)
 	if c.verify[r.Path] != nil {
-		if _, failure := c.openBlob(r, r.Good.Provenance.Blob, ring, ringErr); failure != nil {
+		// A service that is away proves nothing: the ring still lists it.
+		if _, failure := c.openBlob(r, r.Good.Provenance.Blob, ring, ringErr); failure != nil && failure.Class != unseal.FailService {
 			r.Good = nil
 		}
 	}

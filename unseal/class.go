@@ -20,6 +20,8 @@ func Classify(err error) FailureClass {
 		return FailManifest
 	case errors.As(err, &tamper):
 		return FailTampered
+	case errors.Is(err, ErrService):
+		return FailService
 	case errors.Is(err, seal.ErrUnbound):
 		return FailUnbound
 	case errors.Is(err, ErrNotRecipient), errors.Is(err, keyring.ErrNoRing):

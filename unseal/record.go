@@ -77,13 +77,14 @@ type FailureClass string
 
 // The classes.
 const (
-	FailManifest  FailureClass = "manifest"   // the file breaks a rule of its form
-	FailPlace     FailureClass = "place"      // it stands where it may not
-	FailNoKey     FailureClass = "no-key"     // the ring has no key for it
-	FailTampered  FailureClass = "tampered"   // it is not as it was sealed
-	FailUnbound   FailureClass = "unbound"    // it has no binding
-	FailNotSealed FailureClass = "not-sealed" // values stand in the clear
-	FailConflict  FailureClass = "conflict"   // two files disagree about one secret
+	FailManifest  FailureClass = "manifest"    // the file breaks a rule of its form
+	FailPlace     FailureClass = "place"       // it stands where it may not
+	FailNoKey     FailureClass = "no-key"      // the ring has no key for it
+	FailService   FailureClass = "key-service" // a service that holds its key did not open it
+	FailTampered  FailureClass = "tampered"    // it is not as it was sealed
+	FailUnbound   FailureClass = "unbound"     // it has no binding
+	FailNotSealed FailureClass = "not-sealed"  // values stand in the clear
+	FailConflict  FailureClass = "conflict"    // two files disagree about one secret
 	FailTooLarge  FailureClass = "too-large"
 	FailRead      FailureClass = "unreadable" // the mirror cannot give it
 )

@@ -7,28 +7,31 @@
 package unseal
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
-	"filippo.io/age"
-	"filippo.io/age/armor"
 	"github.com/getsops/sops/v3"
 	sopsage "github.com/getsops/sops/v3/age"
 	"github.com/getsops/sops/v3/keyservice"
-	"google.golang.org/grpc"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
-	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal/keyring"
 )
 
 // ErrNotRecipient: no identity of the ring opens the manifest's data key.
 var ErrNotRecipient = errors.New("no identity in the keyring is a recipient")
+
+// ErrService: a key service that the ring lists did not open the data key. It may
+// do so later.
+var ErrService = errors.New("a key service did not open it")
+
+// A data key, and a Shamir share of one, which has one byte more.
+const (
+	dataKeySize = 32
+	shareSize   = dataKeySize + 1
+)
 
 // Options of Open.
 type Options struct {
@@ -50,7 +53,7 @@ type Opened struct {
 }
 
 // Open unseals one parsed manifest with the ring of its workspace. Errors wrap
-// ErrNotRecipient or seal.ErrUnbound, or are a *seal.TamperError; none holds a
+// ErrNotRecipient, ErrService or seal.ErrUnbound, or are a *seal.TamperError; none holds a
 // value.
 func Open(m *manifest.Manifest, ring *keyring.Ring, opts Options) (*Opened, error) {
 	if m.Workspace.IsZero() {
@@ -94,19 +97,33 @@ func dataKey(file string, e sealed, ring *keyring.Ring) (key []byte, err error) 
 			key, err = nil, &seal.TamperError{File: file, Field: "sops", Reason: seal.ReasonForm, Msg: "the section cannot be read"}
 		}
 	}()
-	svc := &ringService{ring: ring}
+	svc := &ringService{ring: ring, services: ring.Services()}
+	// age first: where an identity of the ring fits, no service is asked.
 	key, err = e.Metadata().GetDataKeyWithKeyServices([]keyservice.KeyServiceClient{svc}, []string{sopsage.KeyTypeIdentifier})
-	if err == nil && len(key) == 32 {
+	switch {
+	case err == nil && len(key) == dataKeySize:
 		return key, nil
-	}
-	if err == nil {
+	case err == nil:
 		return nil, &seal.TamperError{File: file, Field: "sops", Reason: seal.ReasonForm, Msg: "the data key has the wrong length"}
-	}
-	if svc.damaged {
+	case svc.failed != nil:
+		return nil, fmt.Errorf("%s: %w", file, svc.failed)
+	case svc.damaged:
 		return nil, &seal.TamperError{File: file, Field: "sops.age", Reason: seal.ReasonForm, Msg: "the data key that is sealed for a key of this ring is damaged"}
 	}
-	return nil, fmt.Errorf("%s: %w of workspace %s: the file is sealed for %s; the ring has %s; ask a recipient to add yours to %s and seal it again",
-		file, ErrNotRecipient, ring.Workspace(), list(e.Recipients()), list(ring.Recipients()), workspace.RulesFile)
+	return nil, fmt.Errorf("%s: %w of workspace %s: the file is sealed for %s; the ring has %s; %s",
+		file, ErrNotRecipient, ring.Workspace(), list(e.Recipients()), has(ring), svc.whatToDo())
+}
+
+// has shows what a ring can open with.
+func has(ring *keyring.Ring) string {
+	var out []string
+	if ids := ring.Recipients(); len(ids) > 0 {
+		out = append(out, list(ids))
+	}
+	if services := ring.Services().Keys(); len(services) > 0 {
+		out = append(out, keyring.SettingsFile+" lists "+list(services))
+	}
+	return strings.Join(out, ", and its ")
 }
 
 // list shows up to five recipients. They stand in a file that anybody may have
@@ -125,67 +142,4 @@ func list[T any](items []T) string {
 		out = append(out, strings.Trim(fmt.Sprintf("%q", s), `"`))
 	}
 	return strings.Join(out, ", ")
-}
-
-// ringService is a SOPS key service that only knows the age identities of one
-// ring. Whatever else a file names (KMS, Vault, PGP, a plugin) is refused here,
-// before any connection or process is made.
-type ringService struct {
-	ring    *keyring.Ring
-	damaged bool
-	guesses int
-}
-
-var errNotOurs = errors.New("not a key of this ring")
-
-// Decrypt opens one sealed data key. The identity is found by the recipient the
-// stanza names, so a ring with many retired identities costs no more. As that
-// name is only a label, the others are tried after it when it is unknown.
-func (s *ringService) Decrypt(_ context.Context, req *keyservice.DecryptRequest, _ ...grpc.CallOption) (*keyservice.DecryptResponse, error) {
-	k := req.GetKey().GetAgeKey()
-	if k == nil {
-		return nil, errNotOurs
-	}
-	rcpt, err := workspace.ParseRecipient(k.Recipient)
-	id, ours := s.ring.Identity(rcpt)
-	if err == nil && ours {
-		if key, err := decryptKey(req.Ciphertext, id); err == nil {
-			return &keyservice.DecryptResponse{Plaintext: key}, nil
-		}
-	}
-	s.damaged = s.damaged || ours
-	if s.guesses++; s.guesses > maxGuesses {
-		return nil, errNotOurs
-	}
-	if key, err := decryptKey(req.Ciphertext, s.ring.Identities()...); err == nil {
-		return &keyservice.DecryptResponse{Plaintext: key}, nil
-	}
-	return nil, errNotOurs
-}
-
-// maxGuesses bounds the stanzas of one file that are tried although they carry a
-// name that the ring does not have.
-const maxGuesses = 16
-
-func decryptKey(armored []byte, identities ...age.Identity) ([]byte, error) {
-	sealed, err := io.ReadAll(armor.NewReader(bytes.NewReader(armored)))
-	if err != nil {
-		return nil, err
-	}
-	// The header ends at the first line with its MAC; SOPS writes one stanza.
-	header, _, _ := bytes.Cut(sealed, []byte("\n--- "))
-	if bytes.Count(header, []byte("\n-> ")) != 1 {
-		return nil, errNotOurs
-	}
-	r, err := age.Decrypt(bytes.NewReader(sealed), identities...)
-	if err != nil {
-		return nil, err
-	}
-	// One byte more than a data key has: a longer one is noticed, not read whole.
-	return io.ReadAll(io.LimitReader(r, 33))
-}
-
-// Encrypt refuses: unsealing seals for nobody.
-func (s *ringService) Encrypt(context.Context, *keyservice.EncryptRequest, ...grpc.CallOption) (*keyservice.EncryptResponse, error) {
-	return nil, errNotOurs
 }

@@ -20,10 +20,12 @@ func TestDocs(t *testing.T) {
 		"README.md":          {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact"},
 		"docs/repository.md": {"WORKSPACE | SECRETS", "password set", "orders-tls", "allow read-specific-secret on orders-db-*"},
 		"docs/agent.md":      {`"password": "`, "records are intact"},
+		"docs/keys.md":       {"Recovery identity written", "orders    | retired | age"},
 	}
 	for page, shows := range pages {
 		t.Run(page, func(t *testing.T) {
-			if _, err := tools(); err != nil {
+			bin, err := tools()
+			if err != nil {
 				t.Fatal(err)
 			}
 			text, err := os.ReadFile(filepath.Join("../..", page))
@@ -45,7 +47,7 @@ func TestDocs(t *testing.T) {
 			cmd := exec.CommandContext(ctx, "bash", "-euc", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"+script.String())
 			cmd.Dir = dir
 			cmd.WaitDelay = 5 * time.Second
-			cmd.Env = append(os.Environ(), "HOME="+dir, "GIT_CONFIG_GLOBAL="+config, "GIT_CONFIG_NOSYSTEM=1")
+			cmd.Env = append(os.Environ(), "HOME="+dir, "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+bin, "GIT_CONFIG_GLOBAL="+config, "GIT_CONFIG_NOSYSTEM=1")
 			out, err := cmd.CombinedOutput()
 			if err != nil {
 				log, _ := os.ReadFile(filepath.Join(dir, "agent.log"))

@@ -56,8 +56,11 @@ type deps struct {
 // app is deps and the flags of every command.
 type app struct {
 	deps
-	repo    string
-	keyring string
+	repo           string
+	keyring        string
+	passphraseFile string
+
+	passphrases map[string][]byte // that were typed, by file
 }
 
 // usageError is a wrong argument or configuration.
@@ -114,11 +117,12 @@ func exitCode(err error) int {
 	var usage usageError
 	var tamper *seal.TamperError
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, keyring.ErrSettings):
 		return exitUsage
 	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated):
 		return exitDenied
-	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, worktree.ErrNeedsKey), errors.Is(err, keyring.ErrNoRing), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
+	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, worktree.ErrNeedsKey), errors.Is(err, keyring.ErrNoRing), errors.Is(err, keyring.ErrProtected),
+		errors.Is(err, unseal.ErrService), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
 		return exitUnsealed
 	default:
 		return exitFailed
@@ -142,6 +146,7 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 	}
 	root.PersistentFlags().StringVar(&a.repo, "repo", "", "sealed repository (default: the one around the current folder)")
 	root.PersistentFlags().StringVar(&a.keyring, "keyring", "", "folder of private keys (default: $SEALWARD_KEYRING, or sealward/keys in the user's configuration)")
+	root.PersistentFlags().StringVar(&a.passphraseFile, "passphrase-file", "", "file with the passphrase of a protected key (default: ask on the terminal)")
 	_ = root.MarkPersistentFlagDirname("repo")
 	_ = root.MarkPersistentFlagDirname("keyring")
 	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"keys", "Keys:"}, {"look", "Look:"}, {"run", "Run:"}} {
@@ -197,7 +202,7 @@ func (a *app) openKeyring() (*keyring.Keyring, error) {
 		}
 		dir = filepath.Join(config, "sealward", "keys")
 	}
-	k, err := keyring.Open(dir)
+	k, err := keyring.Open(dir, keyring.WithPassphrase(a.askPassphrase))
 	if err != nil {
 		return nil, usageError{err}
 	}

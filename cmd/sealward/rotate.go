@@ -253,9 +253,3 @@ func (a *app) keysReport(scope, format string) error {
 	table(a.Out, []string{"WORKSPACE", "STATE", "PATH", "RECIPIENTS OR PROBLEM"}, rows)
 	return nil
 }
-
-func (a *app) keysCmd() *cobra.Command {
-	c := group(&cobra.Command{Use: "keys", Short: "Look after private keys and who is sealed for"})
-	c.AddCommand(a.keysReportCmd())
-	return c
-}

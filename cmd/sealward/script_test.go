@@ -7,10 +7,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/sealward/sealward/unseal/unsealtest"
 )
 
 // noWait: a program built with the race detector sleeps a second before it ends,
@@ -41,6 +44,11 @@ func tools() (string, error) {
 	for _, tool := range []string{"sops", "age", "age-keygen"} {
 		if _, err := os.Stat(filepath.Join(dir, tool)); err != nil {
 			return "", fmt.Errorf("%s is missing: run make tools", tool)
+		}
+	}
+	for tool, pkg := range map[string]string{"gpg": "gnupg", "ssh-keygen": "openssh-client"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return "", fmt.Errorf("%s is missing: install %s", tool, pkg)
 		}
 	}
 	return dir, nil
@@ -75,6 +83,14 @@ var address = regexp.MustCompile(`msg=serving address=(\S+)`)
 // patience bounds every wait; it is only ever used up by a failure.
 const patience = 20 * time.Second
 
+// transits are the servers of the running scripts.
+var transits sync.Map
+
+type transit struct {
+	*unsealtest.Server
+	seen int
+}
+
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		// serving LOG waits until an agent serves and sets SEALWARD_SERVER.
@@ -103,6 +119,28 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 				last = string(out)
 				return strings.Contains(last, args[0])
 			}, func() string { return last })
+		},
+		// transit starts a server with a transit engine and sets TRANSIT_KEY and
+		// TRANSIT_TOKEN.
+		"transit": func(ts *testscript.TestScript, _ bool, _ []string) {
+			s := unsealtest.Transit(false)
+			ts.Defer(s.Close)
+			transits.Store(ts, &transit{Server: s})
+			ts.Setenv("TRANSIT_KEY", s.Key("orders"))
+			ts.Setenv("TRANSIT_TOKEN", unsealtest.Token)
+		},
+		// asked N wants N requests to the transit engine since the last asked.
+		"asked": func(ts *testscript.TestScript, _ bool, args []string) {
+			v, ok := transits.Load(ts)
+			if !ok {
+				ts.Fatalf("there is no transit server")
+			}
+			t := v.(*transit)
+			calls := t.Calls()
+			if got := len(calls) - t.seen; fmt.Sprint(got) != args[0] {
+				ts.Fatalf("asked %d times, want %s: %v", got, args[0], calls[t.seen:])
+			}
+			t.seen = len(calls)
 		},
 		// status CODE SHELL-LINE runs a line and wants an exit code.
 		"status": func(ts *testscript.TestScript, _ bool, args []string) {

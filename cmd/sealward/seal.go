@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -157,6 +158,11 @@ func (a *app) seal(file string, o sealOptions) error {
 		}
 	}
 	opts := seal.Options{Now: a.Now(), Part: place.Part != ""}
+	if slices.ContainsFunc(to.All(), workspace.Recipient.Online) {
+		if opts.Keys, err = a.keyService(m.Workspace); err != nil {
+			return err
+		}
+	}
 	switch {
 	case file == "-":
 	case o.filesOutside:

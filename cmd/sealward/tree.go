@@ -22,7 +22,7 @@ func (a *app) tree(allowUnbound bool) (*worktree.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &worktree.Tree{Repo: repo, Ring: a.rings(), Keys: a.keyServices(), Now: a.Now, AllowUnbound: allowUnbound}, nil
+	return &worktree.Tree{Repo: repo, Ring: a.rings(), Keys: a.keyService, Now: a.Now, AllowUnbound: allowUnbound}, nil
 }
 
 // rings reads each ring once, and warns of a private key that others can read.
@@ -52,8 +52,19 @@ func (a *app) rings() func(manifest.Workspace) (*keyring.Ring, error) {
 	}
 }
 
-// keyServices: a recipient that is a service is asked only as the keyring allows.
-func (a *app) keyServices() func(manifest.Workspace) keyservice.KeyServiceClient { return nil }
+// keyService seals for recipients of a workspace that are services, as far as the
+// keyring lists them.
+func (a *app) keyService(ws manifest.Workspace) (keyservice.KeyServiceClient, error) {
+	k, err := a.openKeyring()
+	if err != nil {
+		return nil, err
+	}
+	services, err := k.Services(ws)
+	if err != nil {
+		return nil, err
+	}
+	return unseal.KeyService(services), nil
+}
 
 // secretOf finds WORKSPACE/NAME in the tree.
 func (a *app) secretOf(t *worktree.Tree, arg string) (workspace.Secret, error) {

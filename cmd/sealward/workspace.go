@@ -17,52 +17,60 @@ func (a *app) workspaceCmd() *cobra.Command {
 	return c
 }
 
+type workspaceOptions struct {
+	recipients                        []string
+	instance, noIdentity, postQuantum bool
+	recovery                          recoveryOptions
+}
+
 func (a *app) workspaceCreateCmd() *cobra.Command {
-	var recipients []string
-	var instance, noIdentity bool
+	var o workspaceOptions
 	c := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a workspace: its key and its creation rule",
 		Long: `Make a workspace: an age identity in the keyring, unless the keyring has one for
 it, and a rule in .sops.yaml that seals the workspace's secrets for it. The
-public recipient is printed; the identity never leaves the keyring.
+public recipients are printed; the identity never leaves the keyring.
 
-Back the identity file up. Who loses every identity of a workspace loses its
-secrets; --recipient adds others who can open them, for recovery too.`,
-		Example: "  sealward workspace create orders\n  sealward workspace create orders --recipient age1...\n  sealward workspace create --instance",
-		Args:    cobra.MaximumNArgs(1),
+Who loses every identity of a workspace loses its secrets. A recovery recipient
+is one more, whose identity lies offline: give one that somebody holds
+(--recovery), or have one made (--recovery-out). On a terminal you are asked.`,
+		Example: `  sealward workspace create orders --recovery-out /media/usb/orders-recovery.age
+  sealward workspace create orders --recovery age1... --recipient "$(cat ~/.ssh/id_ed25519.pub)"
+  sealward workspace create --instance`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			ws := manifest.Instance()
-			switch {
-			case instance && len(args) == 1, !instance && len(args) == 0:
-				return usagef("give either a NAME or --instance")
-			case !instance:
-				var err error
-				if ws, err = manifest.ParseWorkspace(args[0]); err != nil {
-					return usageError{err}
-				}
+			ws, err := scopeFlag(args, o.instance)
+			if err != nil {
+				return err
 			}
 			var to []workspace.Recipient
-			for _, s := range recipients {
+			for _, s := range o.recipients {
 				r, err := workspace.ParseRecipient(s)
 				if err != nil {
 					return usageError{err}
 				}
 				to = append(to, r)
 			}
-			if noIdentity && len(to) == 0 {
+			if o.noIdentity && len(to) == 0 {
 				return usagef("--no-identity needs at least one --recipient")
 			}
-			return a.createWorkspace(ws, to, !noIdentity)
+			if err := o.recovery.check(); err != nil {
+				return err
+			}
+			return a.createWorkspace(ws, to, o)
 		},
 	}
-	c.Flags().StringArrayVar(&recipients, "recipient", nil, "further age recipient (age1…) who can open the secrets; repeatable")
-	c.Flags().BoolVar(&instance, "instance", false, "the scope of instance secrets instead of a workspace")
-	c.Flags().BoolVar(&noIdentity, "no-identity", false, "seal for the given recipients only; somebody else holds the keys")
+	f := c.Flags()
+	f.StringArrayVar(&o.recipients, "recipient", nil, "further recipient (age1…, ssh-ed25519 …) who can open the secrets; repeatable")
+	f.BoolVar(&o.instance, "instance", false, "the scope of instance secrets instead of a workspace")
+	f.BoolVar(&o.noIdentity, "no-identity", false, "seal for the given recipients only; somebody else holds the keys")
+	f.BoolVar(&o.postQuantum, "post-quantum", false, "make post-quantum identities (age1pq1…); further recipients must be too")
+	o.recovery.flags(f)
 	return c
 }
 
-func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, withIdentity bool) error {
+func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, o workspaceOptions) error {
 	repo, err := a.repository()
 	if err != nil {
 		return err
@@ -75,33 +83,35 @@ func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, w
 	if _, err := rules.WorkspaceRecipients(ws); !errors.Is(err, workspace.ErrNoRule) {
 		return fmt.Errorf("%s has a creation rule for workspace %s already; edit its recipients there", workspace.RulesFile, ws)
 	}
-	if withIdentity {
-		ring, err := a.openKeyring()
-		if err != nil {
+	var k *keyring.Keyring
+	var made *keyring.Identity
+	if !o.noIdentity {
+		if k, err = a.outsideKeyring(repo); err != nil {
 			return err
 		}
-		if repo.Contains(ring.Dir()) {
-			return usagef("keyring %s is inside the repository %s: a private key must never be committed; choose a folder outside with --keyring", ring.Dir(), repo.Dir())
-		}
-		own, err := ring.Create(ws, a.Now())
-		if errors.Is(err, keyring.ErrExists) {
-			existing, ringErr := ring.Ring(ws)
-			if ringErr != nil {
-				return ringErr
-			}
-			own, err = existing.Recipients()[0], nil
-			fmt.Fprintf(a.Err, "The keyring has an identity for %s already; it is used: %s\n", ws, ring.Path(ws))
-		} else if err == nil {
-			fmt.Fprintf(a.Err, "Identity written to %s; back it up, and keep it out of Git\n", ring.Path(ws))
-		}
-		if err != nil {
+		var own workspace.Recipient
+		if own, made, err = a.ownIdentity(k, ws, o.postQuantum); err != nil {
 			return err
 		}
 		to = append([]workspace.Recipient{own}, to...)
 	}
+	rescue, err := a.recovery(o.recovery, ws, repo, k, o.postQuantum)
+	if err != nil {
+		return err
+	}
+	to = append(to, rescue.recipients()...)
 	out, err := rules.Add(ws, to)
 	if err != nil {
 		return err
+	}
+	if err := rescue.write(a, ws); err != nil {
+		return err
+	}
+	if made != nil {
+		if err := k.Create(ws, made); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Err, "Identity written to %s; back it up, and keep it out of Git\n", k.Path(ws))
 	}
 	for _, folder := range []string{"secrets", "grants"} {
 		if err := repo.Write(ws.Folder()+"/"+folder+"/.gitkeep", nil); err != nil {
@@ -115,6 +125,25 @@ func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, w
 		fmt.Fprintln(a.Out, r)
 	}
 	return nil
+}
+
+// ownIdentity is the active identity of the ring that is there, or a new one that
+// is still to be written.
+func (a *app) ownIdentity(k *keyring.Keyring, ws manifest.Workspace, postQuantum bool) (workspace.Recipient, *keyring.Identity, error) {
+	ring, err := k.Ring(ws)
+	if err == nil {
+		if own, err := ring.Active(); err == nil {
+			fmt.Fprintf(a.Err, "The keyring has an identity for %s already; it is used: %s\n", ws, k.Path(ws))
+			return own, nil, nil
+		}
+	} else if !errors.Is(err, keyring.ErrNoRing) {
+		return workspace.Recipient{}, nil, err
+	}
+	id, err := keyring.Generate(postQuantum, a.Now())
+	if err != nil {
+		return workspace.Recipient{}, nil, err
+	}
+	return id.Recipient(), id, nil
 }
 
 func (a *app) workspaceListCmd() *cobra.Command {

@@ -220,7 +220,11 @@ func (r *rotation) rotate(path string) (out []byte, removed map[string][]string,
 			removed[name] = append(removed[name], r.ws.String()+"/"+f.place.Name.String()+"/"+v.Key.String())
 		}
 	}
-	out, err = opened.Envelope.Rotate(to, r.t.keys(r.ws), r.t.Now())
+	keys, err := r.t.keys(r.ws, to)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err = opened.Envelope.Rotate(to, keys, r.t.Now())
 	return out, removed, err
 }
 

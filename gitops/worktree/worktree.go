@@ -10,6 +10,7 @@ package worktree
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,8 +29,9 @@ type Tree struct {
 	// Ring gives the private keys of a workspace. It fails with keyring.ErrNoRing
 	// where there are none; setting a part does not need them.
 	Ring func(manifest.Workspace) (*keyring.Ring, error)
-	// Keys seals for recipients of a workspace that are services; nil for none.
-	Keys func(manifest.Workspace) keyservice.KeyServiceClient
+	// Keys seals for recipients of a workspace that are services; nil for none. It is
+	// asked only where there are such recipients.
+	Keys func(manifest.Workspace) (keyservice.KeyServiceClient, error)
 	Now  func() time.Time
 	// AllowUnbound opens manifests without a binding, where the repository's
 	// settings do not forbid it.
@@ -148,12 +150,17 @@ func (t *Tree) seal(path string, m *manifest.Manifest, part bool) ([]byte, error
 	if err := m.SettleIn(place.Scope); err != nil {
 		return nil, err
 	}
-	return seal.Seal(m, to, seal.Options{Now: t.Now(), Keys: t.keys(place.Scope), Part: part})
+	keys, err := t.keys(place.Scope, to)
+	if err != nil {
+		return nil, err
+	}
+	return seal.Seal(m, to, seal.Options{Now: t.Now(), Keys: keys, Part: part})
 }
 
-func (t *Tree) keys(ws manifest.Workspace) keyservice.KeyServiceClient {
-	if t.Keys == nil {
-		return nil
+// keys is nil where nobody needs to be asked.
+func (t *Tree) keys(ws manifest.Workspace, to workspace.Recipients) (keyservice.KeyServiceClient, error) {
+	if t.Keys == nil || !slices.ContainsFunc(to.All(), workspace.Recipient.Online) {
+		return nil, nil
 	}
 	return t.Keys(ws)
 }

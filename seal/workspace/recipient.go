@@ -49,8 +49,10 @@ var (
 	fingerprint = regexp.MustCompile(`^[0-9A-Fa-f]{40}$`)
 	awsKey      = regexp.MustCompile(`^arn:aws[\w-]*:kms:[a-z0-9-]+:\d+:(key|alias)/[\w/-]+(\+arn:aws[\w-]*:iam::\d+:role/[\w+=,.@/-]+)?$`)
 	gcpKey      = regexp.MustCompile(`^projects/[^/\s]+/locations/[^/\s]+/keyRings/[^/\s]+/cryptoKeys/[^/\s]+$`)
-	azureKey    = regexp.MustCompile(`^https://[a-z0-9-]+\.(vault\.azure\.net|vault\.azure\.cn|vault\.usgovcloudapi\.net|managedhsm\.azure\.net)/keys/[A-Za-z0-9-]+(/[0-9a-f]*)?$`)
-	transitKey  = regexp.MustCompile(`^https?://[^/\s?#@]+/v1/[^\s?#]+/keys/[^/\s?#]+$`)
+	azureKey    = regexp.MustCompile(`^https://[a-z0-9-]+\.(vault\.azure\.net|vault\.azure\.cn|vault\.usgovcloudapi\.net|managedhsm\.azure\.net)/keys/[A-Za-z0-9-]+/[0-9a-f]+$`)
+	// SOPS would take the newest version, and ask the service which that is.
+	azureUnversioned = regexp.MustCompile(`^https://[a-z0-9-]+\.(vault\.azure\.net|vault\.azure\.cn|vault\.usgovcloudapi\.net|managedhsm\.azure\.net)/keys/[A-Za-z0-9-]+/?$`)
+	transitKey       = regexp.MustCompile(`^https?://[^/\s?#@]+/v1/[^\s?#]+/keys/[^/\s?#]+$`)
 )
 
 // ParseRecipient accepts the texts of each kind as .sops.yaml and sealed files
@@ -87,6 +89,8 @@ func ParseRecipient(s string) (Recipient, error) {
 		kind = KindGCP
 	case azureKey.MatchString(s):
 		kind = KindAzure
+	case azureUnversioned.MatchString(s):
+		return Recipient{}, fmt.Errorf("recipient %.80q names no version of the key; add it: https://….vault.azure.net/keys/<name>/<version>", s)
 	case transitKey.MatchString(s):
 		kind = KindTransit
 	default:
@@ -135,6 +139,13 @@ func ParseAWS(arn, role string, context map[string]string, profile string) (Reci
 // String is the recipient as a sealed file names it.
 func (r Recipient) String() string { return r.text }
 
+// WithoutProfile is an AWS key without the profile that a file may state beside
+// it: which credentials are used is not for a repository to choose.
+func (r Recipient) WithoutProfile() Recipient {
+	r.profile = ""
+	return r
+}
+
 // Kind of the key.
 func (r Recipient) Kind() RecipientKind { return r.kind }
 
@@ -163,7 +174,11 @@ func (r Recipient) MasterKey() (keys.MasterKey, error) {
 	case KindGCP:
 		return gcpkms.NewMasterKeyFromResourceID(r.text), nil
 	case KindAzure:
-		return azkv.NewMasterKeyFromURL(r.text)
+		// Not from the address as a whole: for one without a version SOPS would ask
+		// the service, with whatever credentials it finds.
+		vault, key, _ := strings.Cut(r.text, "/keys/")
+		name, version, _ := strings.Cut(key, "/")
+		return azkv.NewMasterKey(vault, name, version), nil
 	default:
 		return nil, errors.New("no recipient")
 	}

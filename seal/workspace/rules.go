@@ -97,6 +97,9 @@ func (t *texts) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// ErrKeyGroups: a rule with key groups is for a person to edit.
+var ErrKeyGroups = errors.New("has key_groups; edit it there, then rotate without naming recipients")
+
 // ErrNoRule says that no creation rule covers a workspace.
 var ErrNoRule = errors.New("no creation rule")
 
@@ -370,7 +373,7 @@ func (r *Rules) Replace(ws manifest.Workspace, recipients []Recipient) ([]byte, 
 		for i := 0; i+1 < len(c.node.Content); i += 2 {
 			switch c.node.Content[i].Value {
 			case "key_groups":
-				return nil, fmt.Errorf("%s:%d: the rule of workspace %s has key_groups; edit it there, then rotate without naming recipients", RulesFile, c.node.Line, ws)
+				return nil, fmt.Errorf("%s:%d: the rule of workspace %s %w", RulesFile, c.node.Line, ws, ErrKeyGroups)
 			case "age", "pgp", "kms", "gcp_kms", "azure_keyvault", "hc_vault_transit_uri":
 				continue
 			}

@@ -236,3 +236,13 @@ func TestKeyGroups(t *testing.T) {
 		t.Errorf("Replace of a rule with key groups: %v", err)
 	}
 }
+
+// SOPS asks Azure for the newest version, with whatever credentials it finds:
+// what a repository names must not start that.
+func TestAzureKeyWithoutVersion(t *testing.T) {
+	for _, version := range []string{"", "/"} {
+		if _, err := ParseRecipient("https://orders.vault.azure.net/keys/sops" + version); err == nil || !strings.Contains(err.Error(), "names no version") {
+			t.Errorf("%q: %v", version, err)
+		}
+	}
+}

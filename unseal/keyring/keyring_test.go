@@ -34,8 +34,12 @@ func TestCreate(t *testing.T) {
 	if _, err := k.Ring(scope(t, "orders")); !errors.Is(err, keyring.ErrNoRing) {
 		t.Errorf("before: %v", err)
 	}
-	rcpt, err := k.Create(scope(t, "orders"), now)
+	id, err := keyring.Generate(false, now)
 	if err != nil {
+		t.Fatal(err)
+	}
+	rcpt := id.Recipient()
+	if err := k.Create(scope(t, "orders"), id); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(k.Path(scope(t, "orders"))); err != nil || info.Mode().Perm() != 0o600 {
@@ -45,7 +49,7 @@ func TestCreate(t *testing.T) {
 	if !strings.HasPrefix(string(text), "# created: 2026-01-02T03:04:05Z\n# public key: "+rcpt.String()+"\nAGE-SECRET-KEY-1") {
 		t.Errorf("not age-keygen's format: %.60s", text)
 	}
-	if _, err := k.Create(scope(t, "orders"), now); !errors.Is(err, keyring.ErrExists) {
+	if err := k.Create(scope(t, "orders"), id); !errors.Is(err, keyring.ErrExists) {
 		t.Errorf("again: %v", err)
 	}
 	ring, err := k.Ring(scope(t, "orders"))
