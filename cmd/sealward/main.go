@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -61,6 +62,10 @@ type app struct {
 	passphraseFile string
 
 	passphrases map[string][]byte // that were typed, by file
+
+	// The keyring is opened once, so that a passphrase is asked for once.
+	opening sync.Mutex
+	opened  *keyring.Keyring
 }
 
 // usageError is a wrong argument or configuration.
@@ -191,6 +196,11 @@ func (a *app) repository() (*workspace.Repository, error) {
 }
 
 func (a *app) openKeyring() (*keyring.Keyring, error) {
+	a.opening.Lock()
+	defer a.opening.Unlock()
+	if a.opened != nil {
+		return a.opened, nil
+	}
 	dir := a.keyring
 	if dir == "" {
 		dir = a.Getenv("SEALWARD_KEYRING")
@@ -206,6 +216,7 @@ func (a *app) openKeyring() (*keyring.Keyring, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
+	a.opened = k
 	return k, nil
 }
 
