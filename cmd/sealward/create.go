@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealward/sealward/gitops/worktree"
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
@@ -147,7 +148,7 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	paths, err := t.Create(m, values, o.parts || settings.Layout == workspace.LayoutParts && !o.oneFile)
+	paths, err := t.Create(worktree.New{Manifest: m, Values: values, InParts: o.parts || settings.Layout == workspace.LayoutParts && !o.oneFile})
 	if err != nil {
 		return err
 	}

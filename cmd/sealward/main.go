@@ -153,7 +153,7 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 			root.AddCommand(c)
 		}
 	}
-	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd())
+	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.importCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd())
 	add("keys", a.rotateCmd(), a.keysCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())
 	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())

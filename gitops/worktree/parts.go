@@ -13,26 +13,74 @@ import (
 	"github.com/sealward/sealward/unseal"
 )
 
-// Create writes a new secret from a plaintext manifest and its values: one file,
-// or a part for each key. It returns the paths. A secret that is there already is
-// not touched.
-func (t *Tree) Create(m *manifest.Manifest, values []seal.Value, inParts bool) ([]string, error) {
-	s := workspace.Secret{Workspace: m.Workspace, Name: m.Name}
-	if have, err := t.Repo.FindSecret(s.Workspace, s.Name); err == nil {
-		return nil, fmt.Errorf("%s exists; change it with sealward set %s KEY", have.Files[0], s)
+// New is a secret to be made: a plaintext manifest, its values, and whether each
+// key gets a part of its own.
+type New struct {
+	Manifest *manifest.Manifest
+	Values   []seal.Value
+	InParts  bool
+}
+
+// Create writes new secrets, all of a workspace at once, and returns their paths.
+// Everything is sealed before the first is written, and a secret that is there
+// already is not touched.
+func (t *Tree) Create(secrets ...New) ([]string, error) {
+	var paths []string
+	changes := map[manifest.Workspace]map[string][]byte{}
+	seen := map[string]bool{}
+	for _, n := range secrets {
+		s := workspace.Secret{Workspace: n.Manifest.Workspace, Name: n.Manifest.Name}
+		if have, err := t.Repo.FindSecret(s.Workspace, s.Name); err == nil {
+			return nil, fmt.Errorf("%s exists; change it with sealward set %s KEY", have.Files[0], s)
+		}
+		if err := t.Repo.Absent(pathOf(s, n.Manifest)); err != nil {
+			return nil, err
+		}
+		if seen[s.String()] {
+			return nil, fmt.Errorf("%s would be made twice", s)
+		}
+		seen[s.String()] = true
+		made, err := t.sealNew(s, n)
+		if err != nil {
+			return nil, err
+		}
+		if changes[s.Workspace] == nil {
+			changes[s.Workspace] = map[string][]byte{}
+		}
+		for path, data := range made {
+			changes[s.Workspace][path] = data
+			paths = append(paths, path)
+		}
 	}
-	path := pathOf(s, m)
-	if err := t.Repo.Absent(path); err != nil {
-		return nil, err
+	for ws, files := range changes {
+		if err := t.write(ws, files); err != nil {
+			return nil, err
+		}
 	}
-	if inParts {
-		return t.writeParts(s, m, values, nil)
+	slices.Sort(paths)
+	return paths, nil
+}
+
+func (t *Tree) sealNew(s workspace.Secret, n New) (map[string][]byte, error) {
+	if n.InParts {
+		return t.sealParts(s, n.Manifest, n.Values)
 	}
-	out, err := t.seal(path, m, false)
-	if err != nil {
-		return nil, err
+	path := pathOf(s, n.Manifest)
+	out, err := t.seal(path, n.Manifest, false)
+	return map[string][]byte{path: out}, err
+}
+
+// write puts files of one workspace in place, all at once.
+func (t *Tree) write(ws manifest.Workspace, files map[string][]byte) error {
+	if len(files) == 1 {
+		for path, data := range files {
+			if data != nil {
+				return t.Repo.Write(path, data)
+			}
+			return t.Repo.Remove(path)
+		}
 	}
-	return []string{path}, t.Repo.Write(path, out)
+	return t.Repo.Replace(ws.Folder()+"/secrets", files)
 }
 
 // pathOf is the path of a secret that is one file, in the notation of m.
@@ -54,18 +102,25 @@ func (t *Tree) Split(s workspace.Secret) ([]string, error) {
 	if s.InParts && len(files) == len(whole.Values) {
 		return nil, fmt.Errorf("%s is kept in parts of one key each already", s)
 	}
-	return t.writeParts(s, whole.Manifest, whole.Values, s.Files)
+	changes, err := t.sealParts(s, whole.Manifest, whole.Values)
+	if err != nil {
+		return nil, err
+	}
+	paths := slices.Sorted(maps.Keys(changes))
+	for _, path := range s.Files {
+		if _, stays := changes[path]; !stays {
+			changes[path] = nil
+		}
+	}
+	return paths, t.write(s.Workspace, changes)
 }
 
-// writeParts seals one part a value and replaces old files by them, all at once.
-func (t *Tree) writeParts(s workspace.Secret, header *manifest.Manifest, values []seal.Value, old []string) ([]string, error) {
+// sealParts seals one part a value.
+func (t *Tree) sealParts(s workspace.Secret, header *manifest.Manifest, values []seal.Value) (map[string][]byte, error) {
 	if err := seal.CheckType(header, values); err != nil {
 		return nil, err
 	}
-	changes := map[string][]byte{}
-	for _, path := range old {
-		changes[path] = nil
-	}
+	out := map[string][]byte{}
 	var paths []string
 	for i, v := range values {
 		// Comments stay where people look first.
@@ -75,12 +130,12 @@ func (t *Tree) writeParts(s workspace.Secret, header *manifest.Manifest, values 
 		}
 		path := s.PartPath(v.Key, m.Ext(), paths)
 		m.File = path
-		if changes[path], err = t.seal(path, m, true); err != nil {
+		if out[path], err = t.seal(path, m, true); err != nil {
 			return nil, err
 		}
 		paths = append(paths, path)
 	}
-	return paths, t.Repo.Replace(s.Workspace.Folder()+"/secrets", changes)
+	return out, nil
 }
 
 // Join turns a folder of parts into one file, stating what its first part states.
@@ -107,7 +162,7 @@ func (t *Tree) Join(s workspace.Secret) (string, error) {
 	for _, old := range s.Files {
 		changes[old] = nil
 	}
-	return path, t.Repo.Replace(s.Workspace.Folder()+"/secrets", changes)
+	return path, t.write(s.Workspace, changes)
 }
 
 // Copy writes a secret under another name or into another workspace, sealed for
@@ -128,7 +183,7 @@ func (t *Tree) Copy(from workspace.Secret, ws manifest.Workspace, name manifest.
 	if m, err = seal.Rename(m, ws, name); err != nil {
 		return nil, err
 	}
-	return t.Create(m, whole.Values, from.InParts)
+	return t.Create(New{m, whole.Values, from.InParts})
 }
 
 // canOpen proves that the keyring opens what is sealed for a new secret.
@@ -246,7 +301,7 @@ func (t *Tree) editParts(s workspace.Secret, whole *unseal.Whole, edited *manife
 	if len(changes) == 0 {
 		return nil, nil
 	}
-	return slices.Sorted(maps.Keys(changes)), t.Repo.Replace(s.Workspace.Folder()+"/secrets", changes)
+	return slices.Sorted(maps.Keys(changes)), t.write(s.Workspace, changes)
 }
 
 // headerChanged reports that two manifests differ in something else than values.

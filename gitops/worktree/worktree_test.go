@@ -108,7 +108,7 @@ func (w *world) create(name string, inParts bool, pairs ...string) workspace.Sec
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.keyless.Create(m, values, inParts); err != nil {
+	if _, err := w.keyless.Create(worktree.New{Manifest: m, Values: values, InParts: inParts}); err != nil {
 		w.t.Fatal(err)
 	}
 	return w.find(name)

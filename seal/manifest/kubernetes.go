@@ -34,8 +34,17 @@ const (
 
 const (
 	annotationPrefix = "sealward.dev/"
-	lastApplied      = "kubectl.kubernetes.io/last-applied-configuration"
 )
+
+// LastApplied is the annotation in which kubectl repeats a whole object, the
+// values of a Secret in the clear among it.
+const LastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// ClusterMetadata lists the fields of metadata that a cluster writes, or that mean
+// nothing outside it.
+func ClusterMetadata() []string {
+	return []string{"creationTimestamp", "uid", "resourceVersion", "generation", "managedFields", "selfLink", "ownerReferences", "finalizers", "generateName", "deletionTimestamp", "deletionGracePeriodSeconds"}
+}
 
 // The rules of Kubernetes for the names of labels and annotations, and for the
 // values of labels.
@@ -142,7 +151,7 @@ func (d *decoder) metadata(m *Manifest, f *fieldSet) {
 		d.refuseComments(n, "metadata.annotations") // one of them is a sealed value
 	}
 	k.Annotations = d.pairs(meta, "annotations", func(p Pair, v *yaml.Node) bool { return d.annotation(m, p, v) })
-	for _, name := range []string{"creationTimestamp", "uid", "resourceVersion", "generation", "managedFields", "selfLink", "ownerReferences", "finalizers", "generateName", "deletionTimestamp", "deletionGracePeriodSeconds"} {
+	for _, name := range ClusterMetadata() {
 		if meta.take(name) != nil {
 			d.fail(meta.keys[name], join(section, name), "is written by the cluster, or means nothing outside it; remove it")
 		}
@@ -156,7 +165,7 @@ func (d *decoder) annotation(m *Manifest, p Pair, v *yaml.Node) (keep bool) {
 	field := join("metadata.annotations", p.Key)
 	own, ours := strings.CutPrefix(p.Key, annotationPrefix)
 	switch {
-	case p.Key == lastApplied:
+	case p.Key == LastApplied:
 		d.fail(v, "metadata.annotations", "kubectl's last-applied-configuration repeats the values in the clear; remove it, and if it was committed, treat them as leaked").Leaked = m.Sealed
 	case !ours:
 	case own == "binding":
