@@ -27,15 +27,36 @@ func WithValues(m *manifest.Manifest, values []Value, comments bool) (*manifest.
 	root, sections := cloneNode(m.Node(), comments), m.Sections()
 	removeBinding(root, m)
 	removeField(root, "sops")
-	body := nodeAt(root, sections.Text[:len(sections.Text)-1])
-	for _, section := range []string{last(sections.Text), last(sections.Base64), "files"} {
-		removeField(body, section)
+	removeAt(root, append(slices.Clip(sections.Text[:len(sections.Text)-1]), "files"))
+	isText := map[manifest.Key]bool{}
+	for _, entry := range m.Secret.Entries {
+		isText[entry.Key] = !entry.Binary
 	}
-	for _, v := range values {
-		// What stood as text stays text where it can.
-		asText := slices.ContainsFunc(m.Secret.Entries, func(e manifest.Entry) bool { return e.Key == v.Key && !e.Binary })
-		section, text := place(sections, v.Data, v.Binary || sections.PreferBase64 && !asText)
-		setNode(root, text, below(section, v.Key)...)
+	// What stood as text stays text where it can, and each key keeps its line.
+	paths, texts := make([][]string, len(values)), make([]string, len(values))
+	stays := map[string]bool{}
+	for i, v := range values {
+		var section []string
+		section, texts[i] = place(sections, v.Data, v.Binary || sections.PreferBase64 && !isText[v.Key])
+		paths[i] = below(section, v.Key)
+		stays[strings.Join(paths[i], ":")] = true
+	}
+	for _, section := range [][]string{sections.Text, sections.Base64} {
+		n := nodeAt(root, section)
+		if n == nil {
+			continue
+		}
+		for i := len(n.Content) - 2; i >= 0; i -= 2 {
+			if key := n.Content[i].Value; !stays[strings.Join(section, ":")+":"+key] {
+				removeField(n, key)
+			}
+		}
+		if len(n.Content) == 0 {
+			removeAt(root, section)
+		}
+	}
+	for i, text := range texts {
+		setNode(root, text, paths[i]...)
 	}
 	return reparse(m, m.File, m.Workspace, root)
 }
@@ -119,8 +140,9 @@ func (e *Envelope) Replace(edited *manifest.Manifest, opts Options) error {
 
 // Rebind makes an envelope that OpenToRebind opened ready for Reseal, which binds
 // the values to what the manifest states. Values of other types than text, as
-// plain sops writes them, become the text they show.
-func (e *Envelope) Rebind() error {
+// plain sops writes them, become the text they show. part says that the manifest is
+// one part of a secret.
+func (e *Envelope) Rebind(part bool) error {
 	values, err := e.values()
 	if err != nil {
 		return err
@@ -138,7 +160,7 @@ func (e *Envelope) Rebind() error {
 			}
 		}
 	}
-	return checkType(e.m, values, e.part)
+	return checkType(e.m, values, part)
 }
 
 // sealedOutside names a sealed value outside the places that sealward seals.

@@ -46,7 +46,6 @@ type Envelope struct {
 	cipher  *fieldCipher
 	dataKey []byte
 	opened  bool
-	part    bool
 }
 
 // Load takes a sealed manifest apart. Nothing is decrypted.

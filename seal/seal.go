@@ -51,7 +51,7 @@ func Seal(m *manifest.Manifest, to workspace.Recipients, opts Options) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	e := &Envelope{m: m, part: opts.Part, tree: sops.Tree{Branches: sops.TreeBranches{root}}}
+	e := &Envelope{m: m, tree: sops.Tree{Branches: sops.TreeBranches{root}}}
 	if err := e.newDataKey(to, opts.Keys); err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func (e *Envelope) Set(key manifest.Key, data []byte) (changed bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	return true, checkType(e.m, values, e.part)
+	return true, CheckType(e.m, values)
 }
 
 // has reports that the tree has something at a path.
@@ -262,7 +262,7 @@ func (e *Envelope) Unset(key manifest.Key) error {
 	case len(left) == 0:
 		return fmt.Errorf("%s: %s is its only key; remove the file instead", e.m.File, key)
 	}
-	if err := checkType(e.m, left, e.part); err != nil {
+	if err := CheckType(e.m, left); err != nil {
 		return err
 	}
 	return e.remove(key)
@@ -303,31 +303,9 @@ func (e *Envelope) Reseal(now time.Time) ([]byte, error) {
 // Plaintext prints an opened envelope's manifest as it was before sealing, as
 // YAML or JSON like its file.
 func (e *Envelope) Plaintext(values []Value) ([]byte, error) {
-	return e.PlaintextAs(values, e.m.JSON)
-}
-
-// PlaintextAs is Plaintext as JSON or as YAML, whatever the file is.
-func (e *Envelope) PlaintextAs(values []Value, json bool) ([]byte, error) {
-	root, sections := e.m.Node(), e.m.Sections()
-	removeField(root, "sops")
-	removeBinding(root, e.m)
-	for _, v := range values {
-		var text string
-		path := below(sections.Text, v.Key)
-		switch {
-		case e.has(path):
-			text = string(v.Data)
-		case e.has(below(sections.Base64, v.Key)):
-			path, text = below(sections.Base64, v.Key), base64.StdEncoding.EncodeToString(v.Data)
-		default: // of another part
-			var section []string
-			section, text = place(sections, v.Data, v.Binary || sections.PreferBase64)
-			path = below(section, v.Key)
-		}
-		setNode(root, text, path...)
-		if !json && !survivesYAML(text) { // plain sops sealed it in its own JSON or YAML
-			nodeAt(root, path).Style = yaml.DoubleQuotedStyle
-		}
+	m, err := WithValues(e.m, values, true)
+	if err != nil {
+		return nil, err
 	}
-	return encode(root, json)
+	return Print(m)
 }

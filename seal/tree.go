@@ -148,6 +148,13 @@ func removeField(n *yaml.Node, name string) {
 	}
 }
 
+// removeAt drops what stands at a path, if anything does.
+func removeAt(n *yaml.Node, path []string) {
+	if n = nodeAt(n, path[:len(path)-1]); n != nil {
+		removeField(n, last(path))
+	}
+}
+
 // copySealed writes the texts of a sealed tree into the nodes of the same shape.
 func copySealed(n *yaml.Node, in any) {
 	switch in := in.(type) {

@@ -25,12 +25,12 @@ func (w *Whole) Plaintext() ([]byte, error) { return w.PlaintextAs(w.Manifest.JS
 
 // PlaintextAs is Plaintext as JSON or as YAML, whatever the file is.
 func (w *Whole) PlaintextAs(json bool) ([]byte, error) {
-	for _, f := range w.Files {
-		if f.Manifest == w.Manifest {
-			return f.Envelope.PlaintextAs(w.Values, json)
-		}
+	m, err := seal.WithValues(w.Manifest, w.Values, true)
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("%s: has no file", w.Manifest.File)
+	m.JSON = json
+	return seal.Print(m)
 }
 
 // Kubernetes prints a secret as a v1 Secret with its values as base64. One that is

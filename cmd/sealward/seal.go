@@ -229,7 +229,7 @@ func readPlain(stat func(string) (os.FileInfo, error), open func(string) (*os.Fi
 
 // rebind seals a file of plain sops again, with a binding.
 func (a *app) rebind(file, scope string) error {
-	m, _, _, err := a.readSealed(file, scope)
+	m, _, place, err := a.readSealed(file, scope)
 	if err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ func (a *app) rebind(file, scope string) error {
 			fmt.Fprintf(a.Err, "warning: %s: %s was sealed as %s by plain sops; it is kept as the text that shows\n", m.File, v.Key, v.Retyped)
 		}
 	}
-	if err := opened.Envelope.Rebind(); err != nil {
+	if err := opened.Envelope.Rebind(place.Part != ""); err != nil {
 		return err
 	}
 	sealed, err := opened.Envelope.Reseal(a.Now())
