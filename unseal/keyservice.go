@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -174,7 +175,7 @@ func recipientOf(k *keyservice.Key) (workspace.Recipient, error) {
 		return workspace.ParseRecipient(k.GetPgpKey().Fingerprint)
 	case k.GetVaultKey() != nil:
 		v := k.GetVaultKey()
-		return workspace.ParseRecipient(v.VaultAddress + "/v1/" + v.EnginePath + "/keys/" + v.KeyName)
+		return workspace.ParseRecipient(strings.TrimSuffix(v.VaultAddress, "/") + "/v1/" + v.EnginePath + "/keys/" + v.KeyName)
 	case k.GetKmsKey() != nil:
 		a := k.GetKmsKey()
 		return workspace.ParseAWS(a.Arn, a.Role, a.Context, "")
@@ -182,7 +183,7 @@ func recipientOf(k *keyservice.Key) (workspace.Recipient, error) {
 		return workspace.ParseRecipient(k.GetGcpKmsKey().ResourceId)
 	case k.GetAzureKeyvaultKey() != nil:
 		z := k.GetAzureKeyvaultKey()
-		return workspace.ParseRecipient(z.VaultUrl + "/keys/" + z.Name + "/" + z.Version)
+		return workspace.ParseRecipient(strings.TrimSuffix(z.VaultUrl, "/") + "/keys/" + z.Name + "/" + z.Version)
 	default:
 		return workspace.Recipient{}, errNotOurs
 	}

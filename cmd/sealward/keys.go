@@ -138,6 +138,9 @@ keys export) before secrets are sealed for it (sealward rotate).`,
 		Example: "  sealward keys new orders && sealward rotate -w orders",
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: a.completeWorkspaces,
 		RunE: func(_ *cobra.Command, args []string) error {
+			if !instance && len(args) == 1 && args[0] == manifest.Instance().String() {
+				args, instance = nil, true
+			}
 			ws, err := scopeFlag(args, instance)
 			if err != nil {
 				return err

@@ -45,9 +45,9 @@ type workspaceSettings struct {
 		Namespace string `yaml:"namespace"` // of Vault Enterprise or OpenBao
 	} `yaml:"transit"`
 	AWS []struct {
-		Key             string            `yaml:"key"`  // arn:aws:kms:…
-		Role            string            `yaml:"role"` // the role and the encryption context that
-		Context         map[string]string `yaml:"context"`
+		Key             string            `yaml:"key"`             // arn:aws:kms:…
+		Role            string            `yaml:"role"`            // to assume; part of the key's name
+		Context         map[string]string `yaml:"context"`         // encryption context; the same
 		CredentialsFile string            `yaml:"credentialsFile"` // with aws_access_key_id and so on
 		Profile         string            `yaml:"profile"`         // in that file; default: default
 		Ambient         bool              `yaml:"ambient"`
