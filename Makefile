@@ -3,7 +3,7 @@
 # make check    the quick loop: vet, formatting, tests without the race detector
 # make bench    the figures of docs/benchmarks.md
 # make lint     formatting, vet, the direction of imports
-# make fuzz     each fuzzer for FUZZTIME
+# make fuzz     each fuzzer for FUZZTIME (make test: for 3 s)
 # make build    bin/sealward
 
 GO       ?= go
@@ -21,23 +21,30 @@ build:
 demo: build
 	bin/sealward demo
 
-# The real programs that tests compare with, built through the Go module proxy.
-# git comes with the machine.
+# The real programs that tests compare with: sops and age are built through the Go
+# module proxy, the others come from the system's packages. git comes with the machine.
 tools: $(TOOLS)/sops $(TOOLS)/age
+	@for tool in gpg:gnupg ssh-keygen:openssh-client openssl:openssl; do \
+		command -v $${tool%%:*} >/dev/null && continue; \
+		echo "installing $${tool##*:}, which the tests use"; \
+		{ apt-get update -qq && apt-get install -y -qq $${tool##*:}; } || { echo "the tests need $${tool%%:*}: install $${tool##*:}"; exit 1; }; \
+	done
 $(TOOLS)/sops:
 	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/getsops/sops/v3/cmd/sops@$(SOPS)
 $(TOOLS)/age:
 	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install filippo.io/age/cmd/age@$(AGE) filippo.io/age/cmd/age-keygen@$(AGE)
 
 test: tools lint
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 25m ./...
 	$(GO) test -run TestDamage ./unseal/store
 	$(GO) -C test/bench vet -mod=mod .
+	$(MAKE) fuzz FUZZTIME=3s
 
 check: tools lint
 	$(GO) test -timeout 10m ./...
 
 bench: tools
+	$(GO) test -run '^$$' -bench 'Binding|Open' ./seal ./unseal
 	$(GO) -C test/bench run -mod=mod .
 
 lint:
@@ -51,10 +58,9 @@ cross:
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sealward
 
 fuzz:
-	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) ./seal/manifest
-	$(GO) test -run '^$$' -fuzz '^FuzzOpen$$' -fuzztime $(FUZZTIME) ./unseal
-	$(GO) test -run '^$$' -fuzz '^FuzzDotenv$$' -fuzztime $(FUZZTIME) ./unseal
-	$(GO) test -run '^$$' -fuzz '^FuzzVerify$$' -fuzztime $(FUZZTIME) ./unseal/audit
+	@for f in FuzzParse:./seal/manifest FuzzLoad:./seal FuzzBinding:./seal FuzzOpen:./unseal FuzzDotenv:./unseal FuzzVerify:./unseal/audit; do \
+		$(GO) test -run '^$$' -fuzz "^$${f%%:*}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s $${f##*:} || exit 1; \
+	done
 
 clean:
 	rm -rf bin dist
