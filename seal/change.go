@@ -24,6 +24,18 @@ func WithValues(m *manifest.Manifest, values []Value, comments bool) (*manifest.
 	if !m.Kind.IsSecret() {
 		return nil, fmt.Errorf("%s: is a %s, which has no values", m.File, m.Kind)
 	}
+	return reparse(m, m.File, m.Workspace, withValues(m, values, comments))
+}
+
+// Plaintext prints what a manifest states with the values given, as JSON or YAML.
+func Plaintext(m *manifest.Manifest, values []Value, json bool) ([]byte, error) {
+	if !m.Kind.IsSecret() {
+		return nil, fmt.Errorf("%s: is a %s, which has no values", m.File, m.Kind)
+	}
+	return encode(withValues(m, values, true), json)
+}
+
+func withValues(m *manifest.Manifest, values []Value, comments bool) *yaml.Node {
 	root, sections := cloneNode(m.Node(), comments), m.Sections()
 	removeBinding(root, m)
 	removeField(root, "sops")
@@ -58,7 +70,7 @@ func WithValues(m *manifest.Manifest, values []Value, comments bool) (*manifest.
 	for i, text := range texts {
 		setNode(root, text, paths[i]...)
 	}
-	return reparse(m, m.File, m.Workspace, root)
+	return root
 }
 
 // reparse holds changed nodes to everything that a file is held to.
@@ -261,6 +273,3 @@ func PlainValues(m *manifest.Manifest) ([]Value, error) {
 	}
 	return plainValues(m, nil)
 }
-
-// Print is a plaintext manifest as text.
-func Print(m *manifest.Manifest) ([]byte, error) { return encode(m.Node(), m.JSON) }

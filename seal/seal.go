@@ -161,6 +161,16 @@ func place(s manifest.Sections, data []byte, binary bool) (section []string, tex
 	return s.Base64, base64.StdEncoding.EncodeToString(data)
 }
 
+// isPlain: most values are, and every YAML printer gives them back.
+func isPlain(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // below is the path of a key in a section.
 func below(section []string, key manifest.Key) []string {
 	return append(slices.Clip(section), key.String())
@@ -172,6 +182,9 @@ func last(path []string) string { return path[len(path)-1] }
 // it back. That printer was seen to turn a leading tab with a newline into null,
 // with exit code 0.
 func survivesYAML(s string) bool {
+	if isPlain(s) {
+		return true
+	}
 	var n yaml.Node
 	if n.Encode(s) != nil {
 		return false
@@ -303,9 +316,5 @@ func (e *Envelope) Reseal(now time.Time) ([]byte, error) {
 // Plaintext prints an opened envelope's manifest as it was before sealing, as
 // YAML or JSON like its file.
 func (e *Envelope) Plaintext(values []Value) ([]byte, error) {
-	m, err := WithValues(e.m, values, true)
-	if err != nil {
-		return nil, err
-	}
-	return Print(m)
+	return Plaintext(e.m, values, e.m.JSON)
 }

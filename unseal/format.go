@@ -25,12 +25,7 @@ func (w *Whole) Plaintext() ([]byte, error) { return w.PlaintextAs(w.Manifest.JS
 
 // PlaintextAs is Plaintext as JSON or as YAML, whatever the file is.
 func (w *Whole) PlaintextAs(json bool) ([]byte, error) {
-	m, err := seal.WithValues(w.Manifest, w.Values, true)
-	if err != nil {
-		return nil, err
-	}
-	m.JSON = json
-	return seal.Print(m)
+	return seal.Plaintext(w.Manifest, w.Values, json)
 }
 
 // Kubernetes prints a secret as a v1 Secret with its values as base64. One that is
