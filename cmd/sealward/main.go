@@ -121,11 +121,14 @@ func quotedArguments() map[*regexp.Regexp]string {
 func exitCode(err error) int {
 	var usage usageError
 	var tamper *seal.TamperError
+	var misplaced *manifest.Error
 	switch {
 	case errors.As(err, &usage), errors.Is(err, keyring.ErrSettings):
 		return exitUsage
 	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated):
 		return exitDenied
+	case errors.As(err, &misplaced) && misplaced.Misplaced:
+		return exitUnsealed
 	case errors.As(err, &tamper), errors.Is(err, unseal.ErrNotRecipient), errors.Is(err, worktree.ErrNeedsKey), errors.Is(err, keyring.ErrNoRing), errors.Is(err, keyring.ErrProtected),
 		errors.Is(err, unseal.ErrService), errors.Is(err, seal.ErrUnbound), errors.Is(err, errUnsealable):
 		return exitUnsealed

@@ -100,7 +100,7 @@ func (a *app) readSealed(file, scope string) (*manifest.Manifest, *workspace.Rep
 	}
 	if !place.Scope.IsZero() {
 		if err := m.CheckPlace(place); err != nil {
-			return nil, nil, place, fmt.Errorf("%w: %w", errUnsealable, err)
+			return nil, nil, place, err
 		}
 	}
 	ws := m.Workspace

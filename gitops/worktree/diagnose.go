@@ -39,6 +39,8 @@ type Diagnosis struct {
 	Findings []Finding `json:"findings"`
 	// Remedies are commands and words that mend what failed, the first one first.
 	Remedies []string `json:"remedies"`
+
+	opened bool // the ring opened it, and it is as it was sealed
 }
 
 // Opens reports that everything was checked and nothing failed.
@@ -54,9 +56,13 @@ func (d *Diagnosis) Fails() bool {
 func (d *Diagnosis) add(check, state, detail string, remedies ...string) {
 	d.Findings = append(d.Findings, Finding{check, state, detail})
 	for _, r := range remedies {
-		if !slices.Contains(d.Remedies, r) {
-			d.Remedies = append(d.Remedies, r)
-		}
+		d.remedy(r)
+	}
+}
+
+func (d *Diagnosis) remedy(text string) {
+	if !slices.Contains(d.Remedies, text) {
+		d.Remedies = append(d.Remedies, text)
 	}
 }
 
@@ -77,11 +83,17 @@ func (t *Tree) Diagnose(shown, rel string, data []byte) *Diagnosis {
 	}
 	d.add("sops section", OK, "")
 	d.InFile = e.Recipients()
+	misplaced := d.Fails()
 	if t.Repo != nil && rel != "" {
 		t.diagnoseRule(d, m, rel)
-		t.diagnoseParts(d, place)
+		if !misplaced {
+			t.diagnoseParts(d, place)
+		}
 	}
 	t.diagnoseKey(d, m)
+	if misplaced && d.opened {
+		d.remedy("move it to where it belongs: " + manifest.SecretPath(m.Workspace, m.Name))
+	}
 	return d
 }
 
@@ -129,7 +141,7 @@ func (d *Diagnosis) form(shown, rel string, data []byte) (*manifest.Manifest, ma
 		d.add("place", Failed, err.Error())
 		return m, place, false
 	case err != nil:
-		d.add("place", Failed, err.Error(), "move the file to "+manifest.SecretPath(m.Workspace, m.Name)+", or seal the value anew where it stands: sealward create secret")
+		d.add("place", Failed, err.Error())
 	case ours:
 		d.add("place", OK, "")
 	}
@@ -209,6 +221,7 @@ func (t *Tree) diagnoseKey(d *Diagnosis, m *manifest.Manifest) {
 	var tamper *seal.TamperError
 	switch {
 	case err == nil:
+		d.opened = true
 		d.add("key", OK, "the keyring opens it")
 		d.add("values, MAC and binding", OK, "as they were sealed")
 	case errors.Is(err, unseal.ErrNotRecipient):

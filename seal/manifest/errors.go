@@ -15,6 +15,8 @@ type Error struct {
 	Msg    string
 	// Leaked says that a value stands in the clear where it should be sealed.
 	Leaked bool
+	// Misplaced says that the manifest stands where another belongs (CheckPlace).
+	Misplaced bool
 }
 
 func (e *Error) Error() string {

@@ -99,14 +99,14 @@ func Locate(path string) (place Place, ours bool, err error) {
 	return place, true, err
 }
 
-// CheckPlace holds a manifest to where it stands: kind, workspace and name must
+// CheckPlace holds a manifest to where it stands, with a Misplaced *Error: kind, workspace and name must
 // agree with the path, so that a copied file is never taken for another's.
 func (m *Manifest) CheckPlace(p Place) error {
 	wrong := func(field, format string, args ...any) error {
 		if m.Form == Kubernetes {
 			field = map[string]string{"type": "kind", "name": "metadata.name", "workspace": "metadata.namespace"}[field]
 		}
-		e := &Error{File: m.File, Field: field, Msg: fmt.Sprintf(format, args...)}
+		e := &Error{File: m.File, Field: field, Msg: fmt.Sprintf(format, args...), Misplaced: true}
 		n := m.root
 		for name := range strings.SplitSeq(field, ".") {
 			if n = fieldOf(n, name); n == nil {

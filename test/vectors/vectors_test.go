@@ -31,14 +31,11 @@ var update = flag.Bool("update", false, "write the stored vectors anew")
 func outcome(text, place string, rings func(manifest.Workspace) (*keyring.Ring, error)) (string, *unseal.Opened, error) {
 	o, err := open(text, place, rings)
 	var tamper *seal.TamperError
-	var misplaced *manifest.Error
 	switch {
 	case err == nil:
 		return "ok", o, nil
 	case errors.As(err, &tamper):
 		return string(tamper.Reason), nil, err
-	case errors.As(err, &misplaced) && !errors.As(err, new(manifest.Errors)):
-		return string(unseal.FailPlace), nil, err
 	default:
 		return string(unseal.Classify(err)), nil, err
 	}
