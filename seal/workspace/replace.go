@@ -39,10 +39,8 @@ func (r *Repository) Replace(folder string, files map[string][]byte) (err error)
 	if err := root.MkdirAll(filepath.FromSlash(folder), 0o777); err != nil {
 		return err
 	}
-	for at := folder; at != "."; at = path.Dir(at) {
-		if info, err := root.Lstat(filepath.FromSlash(at)); err != nil || !info.IsDir() {
-			return fmt.Errorf("%s: is not a plain folder; nothing was changed", at)
-		}
+	if at, plain := plainFolder(root, folder); !plain {
+		return fmt.Errorf("%s: is not a plain folder; nothing was changed", at)
 	}
 	inside := map[string][]byte{} // by path below folder
 	for name, data := range files {
@@ -54,11 +52,12 @@ func (r *Repository) Replace(folder string, files map[string][]byte) (err error)
 	}
 
 	r.removeStaging(path.Dir(folder))
-	staging := filepath.Join(filepath.Dir(target), fmt.Sprintf("%s%d-%d", stagingPrefix, os.Getpid(), time.Now().UnixNano()))
+	name := path.Join(path.Dir(folder), fmt.Sprintf("%s%d-%d", stagingPrefix, os.Getpid(), time.Now().UnixNano()))
+	staging := filepath.Join(r.dir, filepath.FromSlash(name))
 	if err := os.Mkdir(staging, 0o700); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeStagingFolder(staging)) }()
+	defer func() { err = errors.Join(err, removeStagingFolder(root, name)) }()
 	if err := os.WriteFile(filepath.Join(staging, ".gitignore"), []byte("*\n"), 0o600); err != nil {
 		return err
 	}
@@ -239,30 +238,59 @@ func syncFolder(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func removeStagingFolder(staging string) error {
-	// Never the only copy: without exchange, a failed way back leaves it there.
-	if _, err := os.Lstat(filepath.Join(staging, "old")); err == nil {
-		if _, err := os.Lstat(filepath.Join(filepath.Dir(staging), "secrets")); errors.Is(err, fs.ErrNotExist) {
-			return nil
+// plainFolder says that a path of the repository is a folder and nothing on the
+// way to it a link, or else at what it is not.
+func plainFolder(root *os.Root, name string) (at string, plain bool) {
+	for at := name; at != "."; at = path.Dir(at) {
+		if info, err := root.Lstat(filepath.FromSlash(at)); err != nil || !info.IsDir() {
+			return at, false
 		}
 	}
+	return "", true
+}
+
+func isThere(root *os.Root, name string) bool {
+	_, err := root.Lstat(filepath.FromSlash(name))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func removeStagingFolder(root *os.Root, staging string) error {
+	// Never the only copy: without exchange, a failed way back leaves it there.
+	if isThere(root, path.Join(staging, "old")) && !isThere(root, path.Join(path.Dir(staging), "secrets")) {
+		return nil
+	}
 	// The .gitignore goes last: a kill in between must not show Git the rest.
-	return errors.Join(os.RemoveAll(filepath.Join(staging, "new")), os.RemoveAll(filepath.Join(staging, "old")), os.RemoveAll(staging))
+	var errs []error
+	for _, name := range []string{path.Join(staging, "new"), path.Join(staging, "old"), staging} {
+		errs = append(errs, root.RemoveAll(filepath.FromSlash(name)))
+	}
+	return errors.Join(errs...)
 }
 
 // removeStaging clears what processes that are gone left in a folder, and puts a
-// folder back that was moved away but not yet replaced.
+// folder back that was moved away but not yet replaced. A repository may hold
+// anything under the names of such folders, links that lead elsewhere among it:
+// what is not as Replace makes it stays untouched.
 func (r *Repository) removeStaging(folder string) {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return
+	}
+	defer root.Close()
 	left, _ := filepath.Glob(filepath.Join(r.dir, filepath.FromSlash(folder), stagingPrefix+"*"))
-	for _, staging := range left {
-		var pid, stamp int
-		if _, err := fmt.Sscanf(strings.TrimPrefix(filepath.Base(staging), stagingPrefix), "%d-%d", &pid, &stamp); err != nil || pid != os.Getpid() && alive(pid) {
+	for _, found := range left {
+		staging := path.Join(folder, filepath.Base(found))
+		if _, plain := plainFolder(root, staging); !plain {
 			continue
 		}
-		target := filepath.Join(filepath.Dir(staging), "secrets")
-		if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
-			_ = os.Rename(filepath.Join(staging, "old"), target)
+		var pid, stamp int
+		if _, err := fmt.Sscanf(strings.TrimPrefix(path.Base(staging), stagingPrefix), "%d-%d", &pid, &stamp); err != nil || pid != os.Getpid() && alive(pid) {
+			continue
 		}
-		_ = removeStagingFolder(staging)
+		old, target := path.Join(staging, "old"), path.Join(folder, "secrets")
+		if _, plain := plainFolder(root, old); plain && !isThere(root, target) {
+			_ = root.Rename(filepath.FromSlash(old), filepath.FromSlash(target))
+		}
+		_ = removeStagingFolder(root, staging)
 	}
 }

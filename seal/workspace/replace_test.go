@@ -185,3 +185,69 @@ func TestFindSecret(t *testing.T) {
 		}
 	}
 }
+
+// A repository can hold anything under the names that Replace works with, and
+// every command looks for what a kill left behind there.
+func TestLeftoversOfARepositoryReachNothingOutside(t *testing.T) {
+	const gone = stagingPrefix + "4194305-1" // of no process: over Linux's highest id
+	for name, plant := range map[string]func(t *testing.T, dir, outside string){
+		"a link as the folder itself": func(t *testing.T, dir, outside string) {
+			symlink(t, outside, filepath.Join(dir, "workspaces/orders", gone))
+		},
+		"beside no secrets": func(t *testing.T, dir, outside string) {
+			if err := os.MkdirAll(filepath.Join(dir, "workspaces/fresh"), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			symlink(t, outside, filepath.Join(dir, "workspaces/fresh", gone))
+		},
+		"a link as the workspace": func(t *testing.T, dir, outside string) {
+			if err := os.Rename(outside, outside+"-"); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(outside, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(outside+"-", filepath.Join(outside, gone)); err != nil {
+				t.Fatal(err)
+			}
+			symlink(t, outside, filepath.Join(dir, "workspaces/fresh"))
+		},
+		"links inside it": func(t *testing.T, dir, outside string) {
+			if err := os.MkdirAll(filepath.Join(dir, "workspaces/fresh", gone), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			symlink(t, filepath.Join(outside, "old"), filepath.Join(dir, "workspaces/fresh", gone, "old"))
+			symlink(t, filepath.Join(outside, "new"), filepath.Join(dir, "workspaces/fresh", gone, "new"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := replaceable(t)
+			outside := filepath.Join(t.TempDir(), "home")
+			for _, f := range []string{"old/letter", "new/letter"} {
+				if err := os.MkdirAll(filepath.Dir(filepath.Join(outside, f)), 0o777); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(outside, f), nil, 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			plant(t, r.Dir(), outside)
+			if _, err := FindRepository(r.Dir()); err != nil {
+				t.Fatal(err)
+			}
+			letters := 0
+			err := filepath.WalkDir(filepath.Dir(outside), func(_ string, d os.DirEntry, err error) error {
+				if err == nil && d.Name() == "letter" {
+					letters++
+				}
+				return err
+			})
+			if err != nil || letters != 2 {
+				t.Errorf("%d of 2 files outside the repository are left, %v", letters, err)
+			}
+			if info, err := os.Lstat(filepath.Join(r.Dir(), "workspaces/fresh/secrets")); err == nil {
+				t.Errorf("what a link leads to became secrets: %s", info.Mode())
+			}
+		})
+	}
+}
