@@ -23,12 +23,9 @@ import (
 	"github.com/sealward/sealward/seal/workspace"
 )
 
-// Each stanza may cost a key agreement, and age reads up to 1,024 of them in one
-// sealed data key, where SOPS writes one.
-const (
-	maxRecipients = 256
-	maxSealedKey  = 8 << 10 // bytes, armored; a post-quantum one has 2.5 KiB
-)
+// maxSealedKey bounds a sealed data key, in bytes, armored (a post-quantum one has
+// 2.5 KiB): age reads up to 1,024 stanzas in one, where SOPS writes one.
+const maxSealedKey = 8 << 10
 
 // silenceSOPS: SOPS's loggers are its package's state, write to stderr, and in
 // places write values. They say nothing that an error does not.
@@ -80,8 +77,8 @@ func extract(file string, root sops.TreeBranch, flatten stores.MetadataFlatten) 
 	if err != nil {
 		return bad("the section is not what SOPS writes")
 	}
-	if n := meta.MasterKeyCount(); n == 0 || n > maxRecipients {
-		return bad(fmt.Sprintf("the section names %d recipients; 1 to %d can be", n, maxRecipients))
+	if n := meta.MasterKeyCount(); n == 0 || n > workspace.MaxRecipients {
+		return bad(fmt.Sprintf("the section names %d recipients; 1 to %d can be", n, workspace.MaxRecipients))
 	}
 	for _, group := range meta.KeyGroups {
 		for _, k := range group {
@@ -287,7 +284,16 @@ func (e *Envelope) reseal(now time.Time) ([]byte, error) {
 		return nil, fmt.Errorf("%s: SOPS could not write its section", e.m.File)
 	}
 	setNode(e.m.Node(), lookup(section[0], "sops"), "sops")
-	return encode(e.m.Node(), e.m.JSON)
+	out, err := encode(e.m.Node(), e.m.JSON)
+	if err != nil {
+		return nil, err
+	}
+	// Sealing adds to a file, and a reader has bounds: without this, one value too
+	// much would take the whole secret with it.
+	if _, err := manifest.Parse(e.m.File, out); err != nil {
+		return nil, fmt.Errorf("%w; nothing was written", err)
+	}
+	return out, nil
 }
 
 func encode(root *yaml.Node, json bool) ([]byte, error) {

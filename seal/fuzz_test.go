@@ -10,6 +10,7 @@ import (
 	"github.com/getsops/sops/v3"
 
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
 )
 
 const fuzzHeader = "name: a\nversion: v1\ntype: secret\nworkspace: orders\nsecret: {type: key-value, acl: r, data: {k: \"\"}}\nsops:\n"
@@ -36,7 +37,7 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if n := len(e.Recipients()); n == 0 || n > maxRecipients {
+		if n := len(e.Recipients()); n == 0 || n > workspace.MaxRecipients {
 			t.Fatalf("%d recipients were let through", n)
 		}
 		if values, _, err := e.Open(key, true); err == nil {

@@ -210,6 +210,9 @@ type Recipients struct {
 	threshold int
 }
 
+// MaxRecipients of one sealed file: each may cost whoever opens it a key agreement.
+const MaxRecipients = 256
+
 // For is one group of recipients, each of whom opens alone.
 func For(rs ...Recipient) Recipients { return Recipients{groups: [][]Recipient{rs}} }
 
@@ -235,6 +238,9 @@ func (rs Recipients) check() error {
 	all := rs.All()
 	if len(all) == 0 {
 		return errors.New("names no recipient; add one under age:")
+	}
+	if len(all) > MaxRecipients {
+		return fmt.Errorf("names %d recipients; at most %d can be", len(all), MaxRecipients)
 	}
 	for _, g := range rs.groups {
 		if len(g) == 0 {
