@@ -41,11 +41,7 @@ wrong above it; leave it as it is to give up.`,
 const notePrefix = "#! "
 
 func (a *app) edit(ctx context.Context, arg string) error {
-	t, err := a.tree(false)
-	if err != nil {
-		return err
-	}
-	s, err := a.secretOf(t, arg)
+	t, s, err := a.findSecret(arg, false)
 	if err != nil {
 		return err
 	}

@@ -262,13 +262,19 @@ func (a *app) printItems(items []item, format string) error {
 	for _, it := range items {
 		row := []string{it.Name, it.Version, it.Type, it.Workspace, it.Status, "", it.Owner}
 		if format == "wide" {
-			reason, _, _ := strings.Cut(it.Reason, "\n")
+			reason := firstLine(it.Reason, it.Path)
 			row = append(row, about(it), sealedFor(it), it.Path, reason)
 		}
 		rows = append(rows, row)
 	}
 	table(a.Out, headings, rows)
 	return nil
+}
+
+// firstLine of a reason that stands beside the file it names.
+func firstLine(reason, file string) string {
+	reason, _, _ = strings.Cut(reason, "\n")
+	return strings.TrimSpace(strings.TrimPrefix(strings.TrimPrefix(reason, file), ":"))
 }
 
 func about(it item) string {

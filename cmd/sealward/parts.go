@@ -20,11 +20,7 @@ never conflict. It needs the private key.`,
 		Example: "  sealward split orders/orders-api",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.completeOneSecret,
 		RunE: func(_ *cobra.Command, args []string) error {
-			t, err := a.tree(false)
-			if err != nil {
-				return err
-			}
-			s, err := a.secretOf(t, args[0])
+			t, s, err := a.findSecret(args[0], false)
 			if err != nil {
 				return err
 			}
@@ -48,11 +44,7 @@ func (a *app) joinCmd() *cobra.Command {
 tags, description, comments) is stated for all. It needs the private key.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeOneSecret,
 		RunE: func(_ *cobra.Command, args []string) error {
-			t, err := a.tree(false)
-			if err != nil {
-				return err
-			}
-			s, err := a.secretOf(t, args[0])
+			t, s, err := a.findSecret(args[0], false)
 			if err != nil {
 				return err
 			}
@@ -76,11 +68,7 @@ would not do: a sealed manifest belongs to its name and workspace.`,
 		Example: "  sealward copy orders/orders-db-r payments/orders-db-r",
 		Args:    cobra.ExactArgs(2), ValidArgsFunction: a.completeOneSecret,
 		RunE: func(_ *cobra.Command, args []string) error {
-			t, err := a.tree(false)
-			if err != nil {
-				return err
-			}
-			from, err := a.secretOf(t, args[0])
+			t, from, err := a.findSecret(args[0], false)
 			if err != nil {
 				return err
 			}

@@ -236,8 +236,7 @@ func (a *app) keysReport(scope, format string) error {
 			if s.State == worktree.Current && format != "wide" {
 				continue
 			}
-			problem, _, _ := strings.Cut(s.Problem, "\n")
-			rows = append(rows, []string{ws.String(), s.State, s.Path, strings.Join(append(append(slices.Clone(s.Foreign), s.Retired...), s.Missing...), ",") + problem})
+			rows = append(rows, []string{ws.String(), s.State, s.Path, strings.Join(slices.Concat(s.Foreign, s.Retired, s.Missing), ",") + firstLine(s.Problem, s.Path)})
 		}
 		if format == "" && count[worktree.Current] > 0 {
 			rows = append(rows, []string{ws.String(), worktree.Current, fmt.Sprintf("%d files", count[worktree.Current]), ""})

@@ -25,11 +25,7 @@ their ciphertext, so that the change is small to review.`,
 			if err != nil {
 				return err
 			}
-			t, err := a.tree(false)
-			if err != nil {
-				return err
-			}
-			s, err := a.secretOf(t, args[0])
+			t, s, err := a.findSecret(args[0], false)
 			if err != nil {
 				return err
 			}
@@ -64,11 +60,7 @@ only that key is removed, which needs no private key.`,
 			if err != nil {
 				return err
 			}
-			t, err := a.tree(false)
-			if err != nil {
-				return err
-			}
-			s, err := a.secretOf(t, args[0])
+			t, s, err := a.findSecret(args[0], false)
 			if err != nil {
 				return err
 			}

@@ -66,13 +66,18 @@ func (a *app) keyService(ws manifest.Workspace) (keyservice.KeyServiceClient, er
 	return unseal.KeyService(services), nil
 }
 
-// secretOf finds WORKSPACE/NAME in the tree.
-func (a *app) secretOf(t *worktree.Tree, arg string) (workspace.Secret, error) {
+// findSecret finds WORKSPACE/NAME in the work tree.
+func (a *app) findSecret(arg string, allowUnbound bool) (*worktree.Tree, workspace.Secret, error) {
+	t, err := a.tree(allowUnbound)
+	if err != nil {
+		return nil, workspace.Secret{}, err
+	}
 	ws, name, _, err := secretArg(arg, false)
 	if err != nil {
-		return workspace.Secret{}, err
+		return nil, workspace.Secret{}, err
 	}
-	return t.Repo.FindSecret(ws, name)
+	s, err := t.Repo.FindSecret(ws, name)
+	return t, s, err
 }
 
 // isSecretArg tells WORKSPACE/NAME from a path, which comes first.

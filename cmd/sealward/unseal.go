@@ -52,11 +52,7 @@ type unsealOptions struct {
 // openWhole opens a file, standard input, or a secret of the repository.
 func (a *app) openWhole(arg string, o unsealOptions) (*unseal.Whole, error) {
 	if isSecretArg(arg) {
-		t, err := a.tree(o.allowUnbound)
-		if err != nil {
-			return nil, err
-		}
-		s, err := a.secretOf(t, arg)
+		t, s, err := a.findSecret(arg, o.allowUnbound)
 		if err != nil {
 			return nil, err
 		}
