@@ -57,6 +57,7 @@ type deps struct {
 // app is deps and the flags of every command.
 type app struct {
 	deps
+	stop           <-chan struct{} // closed when the command is interrupted
 	repo           string
 	keyring        string
 	passphraseFile string
@@ -77,21 +78,22 @@ func (e usageError) Unwrap() error { return e.err }
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 func run(ctx context.Context, args []string, d deps) int {
-	a := &app{deps: d}
+	a := &app{deps: d, stop: ctx.Done()}
 	started := false
 	root := a.root()
-	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	whenRun(root, func() { started = true })
 	root.SetArgs(args)
 	root.SetIn(d.In)
 	root.SetOut(d.Out)
 	root.SetErr(d.Err)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
+	c, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
 		return 0
-	}
-	if !started {
-		// cobra refused the flags or arguments.
-		err = usagef("%s (sealward --help)", harmless(err.Error()))
+	case errors.Is(err, errInterrupted):
+		err = errInterrupted // whatever was waited for
+	case !started:
+		err = calledWrong(c, err)
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintln(d.Err, "sealward:", line)

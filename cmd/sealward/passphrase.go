@@ -94,9 +94,17 @@ func (a *app) hidden(prompt string) ([]byte, error) {
 		return nil, err
 	}
 	defer done()
+	shown, err := term.GetState(fd)
+	if err != nil {
+		return nil, keyring.ErrCannotAsk
+	}
 	fmt.Fprintf(a.Err, "%s (not shown): ", prompt)
-	text, err := term.ReadPassword(fd)
+	text, err := await(a.stop, func() ([]byte, error) { return term.ReadPassword(fd) })
 	fmt.Fprintln(a.Err)
+	if errors.Is(err, errInterrupted) {
+		_ = term.Restore(fd, shown) // the read that goes on cannot
+		return nil, err
+	}
 	if err != nil {
 		return nil, keyring.ErrCannotAsk
 	}
@@ -107,7 +115,8 @@ func (a *app) hidden(prompt string) ([]byte, error) {
 func (a *app) line(prompt string) (string, error) {
 	fmt.Fprintf(a.Err, "%s: ", prompt)
 	// A byte at a time: what follows the line is for the next prompt.
-	text, err := bufio.NewReaderSize(io.LimitReader(oneByte{a.In}, 8<<10), 16).ReadString('\n')
+	in := bufio.NewReaderSize(io.LimitReader(oneByte{a.In}, 8<<10), 16)
+	text, err := await(a.stop, func() (string, error) { return in.ReadString('\n') })
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}

@@ -47,6 +47,9 @@ first: what you bind is what will be served. It needs the private key.`,
 			if o.inPlace && (o.out != "" || len(args) == 0 || args[0] == "-") {
 				return usagef("--in-place needs a FILE, and no --out")
 			}
+			if err := a.noSilentWait(args); err != nil {
+				return err
+			}
 			return a.seal(fileArg(args), o)
 		},
 	}
@@ -72,6 +75,15 @@ func fileArg(args []string) string {
 	return args[0]
 }
 
+// noSilentWait: without an argument, a command on a terminal would wait for a
+// manifest to be typed and not say so.
+func (a *app) noSilentWait(args []string) error {
+	if len(args) == 0 && a.interactive() {
+		return usagef("name a FILE, or - to type or paste a manifest")
+	}
+	return nil
+}
+
 // readManifest reads and parses FILE or standard input, and says where in the
 // repository, if there is one around, the file stands.
 func (a *app) readManifest(file string) (m *manifest.Manifest, repo *workspace.Repository, place manifest.Place, err error) {
@@ -83,7 +95,7 @@ func (a *app) readManifest(file string) (m *manifest.Manifest, repo *workspace.R
 	shown := file
 	if file == "-" {
 		shown = "standard input"
-		data, err = io.ReadAll(io.LimitReader(a.In, manifest.MaxSize+1))
+		data, err = await(a.stop, func() ([]byte, error) { return io.ReadAll(io.LimitReader(a.In, manifest.MaxSize+1)) })
 	} else {
 		data, err = a.readFile(file)
 	}

@@ -18,8 +18,14 @@ In a secret that is kept in parts no private key is needed: the part of that key
 is sealed anew for the workspace's recipients, with a data key of its own. In a
 secret of one file the private key is needed, and values that are not set keep
 their ciphertext, so that the change is small to review.`,
-		Example: `  printf %s "$NEW" | sealward set orders/orders-db-r password`,
-		Args:    cobra.ExactArgs(2), ValidArgsFunction: a.completeSecrets,
+		Example:           `  printf %s "$NEW" | sealward set orders/orders-db-r password`,
+		ValidArgsFunction: a.completeSecrets,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 3 {
+				return usagef("a value is not taken from the command line, where others see it and the shell keeps it: pipe it in, type it at the prompt, or give --from-file. If what you typed was one, change it")
+			}
+			return cobra.ExactArgs(2)(c, args)
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			key, err := keyArg(args[1])
 			if err != nil {

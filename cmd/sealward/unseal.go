@@ -30,6 +30,9 @@ and dir writes one file a key into --out.`,
 			if (o.format == "dir") != (o.out != "") {
 				return usagef("-o dir and --out DIR belong together")
 			}
+			if err := a.noSilentWait(args); err != nil {
+				return err
+			}
 			return a.unseal(fileArg(args), o)
 		},
 	}

@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/term"
-
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 )
@@ -21,9 +19,17 @@ import (
 // literalHelp warns everywhere a value can be given on the command line.
 const literalHelp = "KEY=VALUE that anyone may see: the command line is public on this machine; repeatable"
 
+// errEmptyInput: what comes through a pipe is empty when the program before it
+// failed, and a lost credential is not meant.
+var errEmptyInput = errors.New("standard input is empty")
+
 // readFile reads a value from a path, - and /dev/stdin being standard input.
 func (a *app) readFile(path string) ([]byte, error) {
-	in := a.In
+	return await(a.stop, func() ([]byte, error) { return readWhole(a.In, path) })
+}
+
+func readWhole(stdin io.Reader, path string) ([]byte, error) {
+	in := stdin
 	if path != "-" && path != "/dev/stdin" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -86,6 +92,9 @@ func (a *app) values(literals, files, generate []string) ([]seal.Value, error) {
 			return nil, fmt.Errorf("--from-file %s: the file cannot be read (%w); it wants KEY=PATH, and KEY=- for standard input", k, withoutPath(err))
 		}
 		if path == "-" || path == "/dev/stdin" {
+			if len(data) == 0 {
+				return nil, fmt.Errorf("--from-file %s: %w; nothing was written. --from-literal %[1]s= gives an empty value", key, errEmptyInput)
+			}
 			a.noteNewline(k, data)
 		}
 		out = append(out, seal.Value{Key: key, Data: data})
@@ -134,20 +143,25 @@ func randomText(length int) ([]byte, error) {
 // oneValue reads the value for set: a file, a hidden prompt on a terminal, or
 // standard input.
 func (a *app) oneValue(what, file string) ([]byte, error) {
-	if file != "" {
-		return a.readFile(file)
+	if file != "" && file != "-" {
+		data, err := a.readFile(file)
+		if err != nil {
+			// Without the path: it may be the value, given in the wrong place.
+			return nil, fmt.Errorf("--from-file: the file cannot be read (%w); it wants a PATH, or - for standard input", withoutPath(err))
+		}
+		return data, nil
 	}
-	f, ok := a.In.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if file == "-" || !a.interactive() {
 		data, err := a.readFile("-")
+		if err == nil && len(data) == 0 {
+			err = fmt.Errorf("%w; nothing was changed. --from-file /dev/null sets an empty value", errEmptyInput)
+		}
 		if err == nil {
 			a.noteNewline(what, data)
 		}
 		return data, err
 	}
-	fmt.Fprintf(a.Err, "Value of %s (not shown): ", what)
-	data, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(a.Err)
+	data, err := a.hidden("Value of " + what)
 	if err == nil && len(data) == 0 {
 		err = errors.New("no value was typed; nothing was changed")
 	}
