@@ -180,10 +180,15 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 // help with exit code 0.
 func group(c *cobra.Command) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return usagef("there is no such command of %q; see %s --help", c.CommandPath(), c.CommandPath())
+		var names []string
+		for _, sub := range c.Commands() {
+			names = append(names, sub.Name())
 		}
-		return usagef("which one? see %s --help", c.CommandPath())
+		which := strings.Join(names, ", ")
+		if len(args) > 0 {
+			return usagef("%s has no such command; one of %s (see %[1]s --help)", c.CommandPath(), which)
+		}
+		return usagef("%s what? One of %s (see %[1]s --help)", c.CommandPath(), which)
 	}
 	return c
 }
