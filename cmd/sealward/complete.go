@@ -67,8 +67,11 @@ func (a *app) completeSecrets(_ *cobra.Command, args []string, _ string) ([]stri
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeOneSecret offers WS/NAME for every argument.
-func (a *app) completeOneSecret(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+// completeOneSecret offers WS/NAME for every argument that the command takes.
+func (a *app) completeOneSecret(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if c.Args != nil && c.Args(c, append(slices.Clone(args), prefix)) != nil && len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
 	out, directive := a.completeSecrets(c, nil, prefix)
 	slices.Sort(out)
 	return slices.Compact(out), directive

@@ -47,7 +47,7 @@ as binary, are opened with the workspace's identity in the keyring.`,
 		RunE: func(_ *cobra.Command, args []string) error { return a.createSecret(o, args[0]) },
 	}
 	f := c.Flags()
-	f.StringVarP(&o.scope, "workspace", "w", "", "workspace of the secret (default public)")
+	f.StringVarP(&o.scope, "workspace", "w", "", "workspace of the secret, or instance (default public)")
 	f.BoolVar(&o.instance, "instance", false, "an instance secret, which no workspace owns")
 	f.StringVar(&o.secretType, "type", "", "secret type: "+joinTypes(", ")+" (required)")
 	f.StringVar(&o.acl, "acl", "", "what the credential can do: r or rw (required)")
@@ -95,7 +95,7 @@ func (a *app) createSecret(o createOptions, arg string) error {
 	switch {
 	case o.instance && o.scope != "":
 		return usagef("give either -w or --instance")
-	case o.instance:
+	case o.instance, o.scope == manifest.Instance().String():
 		ws = manifest.Instance()
 	case o.scope != "":
 		if ws, err = manifest.ParseWorkspace(o.scope); err != nil {

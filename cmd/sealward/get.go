@@ -30,11 +30,16 @@ and error for one that cannot; -o wide and -o json say why.`,
 		var scope, format string
 		sub := &cobra.Command{
 			Use: kind.name + " [NAME]...", Short: "List " + kind.name, Aliases: []string{strings.TrimSuffix(kind.name, "s")},
-			RunE: func(_ *cobra.Command, names []string) error { return a.getManifests(kind.kinds, scope, names, format) },
+			ValidArgsFunction: cobra.NoFileCompletions,
+			RunE:              func(_ *cobra.Command, names []string) error { return a.getManifests(kind.kinds, scope, names, format) },
 		}
 		sub.Flags().StringVarP(&scope, "workspace", "w", "", "only this workspace (or instance)")
 		_ = sub.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
 		outputFlag(sub, &format, "json", "yaml", "wide")
+		if kind.name == "secrets" {
+			sub.Use = "secrets [NAME|WORKSPACE/NAME]..."
+			sub.ValidArgsFunction = a.completeOneSecret
+		}
 		c.AddCommand(sub)
 	}
 	var format string
@@ -42,7 +47,7 @@ and error for one that cannot; -o wide and -o json say why.`,
 		Use: "workspaces", Short: "List workspaces", Aliases: []string{"workspace", "ws"}, Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return a.getWorkspaces(format) },
 	}
-	outputFlag(sub, &format, "json", "yaml")
+	outputFlag(sub, &format, "json", "yaml", "wide")
 	c.AddCommand(sub)
 	return c
 }
@@ -135,7 +140,8 @@ func (a *app) getManifests(kinds []manifest.Kind, scope string, names []string, 
 	at := map[string]int{}
 	for _, file := range files {
 		place, _, placeErr := manifest.Locate(file)
-		if scope != "" && place.Scope != only || len(names) > 0 && !slices.Contains(names, place.Name.String()) {
+		id := place.Scope.String() + "/" + place.Name.String()
+		if scope != "" && place.Scope != only || len(names) > 0 && !slices.Contains(names, place.Name.String()) && !slices.Contains(names, id) {
 			continue
 		}
 		data, err := repo.Read(file)
@@ -150,8 +156,7 @@ func (a *app) getManifests(kinds []manifest.Kind, scope string, names []string, 
 		if !slices.Contains(kinds, of) {
 			continue
 		}
-		found[it.Name] = true
-		id := place.Scope.String() + "/" + place.Name.String()
+		found[place.Name.String()], found[id] = true, true
 		if m != nil && m.Kind.IsSecret() {
 			parts[id] = append(parts[id], manifest.PartOf(file, place, m))
 		}
@@ -175,6 +180,14 @@ func (a *app) getManifests(kinds []manifest.Kind, scope string, names []string, 
 		if !found[n] {
 			return fmt.Errorf("there is no %s named %.60q here", kinds[0], n)
 		}
+	}
+	if len(items) == 0 && format != "json" && format != "yaml" {
+		in := "in this repository"
+		if scope != "" {
+			in = "in workspace " + scope
+		}
+		fmt.Fprintf(a.Err, "there is no %s %s\n", kinds[0], in)
+		return nil
 	}
 	return a.printItems(items, format)
 }
@@ -250,10 +263,6 @@ func (a *app) printItems(items []item, format string) error {
 	if format == "json" || format == "yaml" {
 		return printAs(a.Out, format, items)
 	}
-	if len(items) == 0 {
-		fmt.Fprintln(a.Err, "nothing found")
-		return nil
-	}
 	headings := []string{"NAME", "VERSION", "TYPE", "WORKSPACE", "STATUS", "RUNTIME", "OWNER"}
 	if format == "wide" {
 		headings = append(headings, "ABOUT", "SEALED FOR", "PATH", "REASON")
@@ -268,6 +277,9 @@ func (a *app) printItems(items []item, format string) error {
 		rows = append(rows, row)
 	}
 	table(a.Out, headings, rows)
+	if broken := slices.ContainsFunc(items, func(it item) bool { return it.Status == "error" }); broken && format != "wide" {
+		fmt.Fprintln(a.Err, "-o wide says what the errors are")
+	}
 	return nil
 }
 
@@ -365,9 +377,13 @@ func (a *app) getWorkspaces(format string) error {
 		if it.Key {
 			key = "yes"
 		}
-		rows = append(rows, []string{it.Name, fmt.Sprint(it.Secrets), fmt.Sprint(it.Grants), key, strings.Join(it.Recipients, ","), it.Problem})
+		shown := it.Recipients
+		if format != "wide" {
+			shown = shortNames(shown)
+		}
+		rows = append(rows, []string{it.Name, fmt.Sprint(it.Secrets), fmt.Sprint(it.Grants), key, strings.Join(shown, ","), it.Problem})
 	}
-	if format != "" {
+	if format == "json" || format == "yaml" {
 		return printAs(a.Out, format, items)
 	}
 	if len(items) == 0 {

@@ -77,6 +77,8 @@ func (a *app) importFiles(files []string, o importOptions) error {
 		var found []worktree.New
 		if base := filepath.Base(file); o.dotenv || strings.HasSuffix(base, ".env") || strings.HasPrefix(base, ".env") {
 			found, err = a.importDotenv(file, o)
+		} else if o.name != "" {
+			return usagef("--name is for a dotenv file, and a Kubernetes Secret has its name; --dotenv reads %s as one", file)
 		} else {
 			found, err = a.importKubernetes(file, o)
 		}
@@ -95,7 +97,7 @@ func (a *app) importFiles(files []string, o importOptions) error {
 	for _, path := range paths {
 		fmt.Fprintln(a.Out, path)
 	}
-	fmt.Fprintf(a.Err, "%d secrets sealed\n", len(secrets))
+	fmt.Fprintf(a.Err, "%s sealed\n", count(len(secrets), "secret"))
 	for _, file := range files {
 		if file != "-" && workspace.InGit(filepath.Dir(file)) {
 			fmt.Fprintf(a.Err, "note: %s is in a Git work tree and holds the values in the clear: remove it, and if it was ever committed, change the credentials at their source\n", file)
@@ -206,7 +208,7 @@ func (a *app) importKubernetes(file string, o importOptions) ([]worktree.New, er
 			continue
 		}
 		if n := len(m.Secret.Kubernetes.Labels) + len(m.Secret.Kubernetes.Annotations); n > 0 {
-			fmt.Fprintf(a.Err, "note: %s/%s has %d labels and annotations, which DataOS's form does not keep (--keep-form does)\n", ws, m.Name, n)
+			fmt.Fprintf(a.Err, "note: %s/%s has labels or annotations (%d), which DataOS's form does not keep (--keep-form does)\n", ws, m.Name, n)
 		}
 		acl := m.Secret.ACL
 		if o.acl != "" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -29,6 +30,7 @@ keyring.yaml lists. A protected file is opened to do so. No private key is shown
 		RunE: func(*cobra.Command, []string) error { return a.keysList(scope, format) },
 	}
 	c.Flags().StringVarP(&scope, "workspace", "w", "", "only this workspace (or instance)")
+	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
 	outputFlag(c, &format, "json", "yaml", "wide")
 	return c
 }
@@ -83,7 +85,7 @@ func (a *app) keysList(scope, format string) error {
 		row := []string{it.Workspace, it.State, it.Kind, protected, it.Recipient}
 		if format == "wide" {
 			row = append(row, it.Source, it.Problem)
-		} else if it.Problem != "" {
+		} else if row[4] = strings.Join(shortNames(row[4:]), ""); it.Problem != "" {
 			row[4] = it.Problem
 		}
 		rows = append(rows, row)
@@ -308,8 +310,15 @@ func (a *app) keysExport(ws manifest.Workspace, to []workspace.Recipient, out st
 	if err := writeNew(out, sealed); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Err, "%d identities of %s, encrypted: %s\n", len(payload.Recipients()), ws, out)
+	fmt.Fprintf(a.Err, "%s of %s, encrypted: %s\n", identities(len(payload.Recipients())), ws, out)
 	return nil
+}
+
+func identities(n int) string {
+	if n == 1 {
+		return "1 identity"
+	}
+	return fmt.Sprintf("%d identities", n)
 }
 
 // exportPassphrase: the passphrase of one's own keyring is not for others, so a
@@ -359,6 +368,7 @@ stays active; new ones go behind it.`,
 	}
 	c.Flags().StringVar(&identity, "identity", "", "file with the age or SSH private key of a recipient it was exported to")
 	c.Flags().StringVarP(&scope, "workspace", "w", "", "refuse a file of another workspace")
+	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
 	_ = c.MarkFlagFilename("identity")
 	return c
 }
@@ -401,7 +411,7 @@ func (a *app) keysImport(file, identity string, want manifest.Workspace) error {
 	for _, r := range added {
 		fmt.Fprintln(a.Out, r)
 	}
-	fmt.Fprintf(a.Err, "%d identities of %s added to %s, %d were there\n", len(added), ws, k.Path(ws), len(payload.Recipients())-len(added))
+	fmt.Fprintf(a.Err, "%s of %s added to %s, %d were there\n", identities(len(added)), ws, k.Path(ws), len(payload.Recipients())-len(added))
 	if !payload.Sealed() {
 		fmt.Fprintf(a.Err, "%s is not encrypted: keep it offline, or delete it\n", shown)
 	}

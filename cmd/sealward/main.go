@@ -95,6 +95,10 @@ func run(ctx context.Context, args []string, d deps) int {
 	case !started:
 		err = calledWrong(c, err)
 	}
+	var tamper *seal.TamperError
+	if errors.As(err, &tamper) && !errors.Is(err, errUnsealable) && tamper.File != "standard input" {
+		err = fmt.Errorf("%w\nwhat that means, and what mends it, says: sealward doctor %s", err, tamper.File)
+	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintln(d.Err, "sealward:", line)
 	}
@@ -152,8 +156,9 @@ identities that hold read permission.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 4 permission
 denied, 5 cannot be unsealed (no key, tampered).`,
-		SilenceUsage: true, SilenceErrors: true,
+		SilenceUsage: true, SilenceErrors: true, Version: buildVersion(),
 	}
+	root.SetVersionTemplate("sealward {{.Version}}\n")
 	root.PersistentFlags().StringVar(&a.repo, "repo", "", "sealed repository (default: the one around the current folder)")
 	root.PersistentFlags().StringVar(&a.keyring, "keyring", "", "folder of private keys (default: $SEALWARD_KEYRING, or sealward/keys in the user's configuration)")
 	root.PersistentFlags().StringVar(&a.passphraseFile, "passphrase-file", "", "file with the passphrase of a protected key (default: ask on the terminal)")

@@ -119,6 +119,27 @@ func table(w io.Writer, headings []string, rows [][]string) {
 	}
 }
 
+// shortNames shortens recipients to what tells them apart: a post-quantum one has
+// two thousand characters.
+func shortNames(names []string) []string {
+	var out []string
+	for _, name := range names {
+		if r := []rune(name); len(r) > 72 {
+			name = string(r[:69]) + "..."
+		}
+		out = append(out, name)
+	}
+	return out
+}
+
+// count is a number and what is counted, in a plural that only adds an s.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x202e {

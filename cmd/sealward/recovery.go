@@ -60,7 +60,7 @@ func (r *rescue) recipients() []workspace.Recipient {
 // yet.
 func (a *app) recovery(o recoveryOptions, ws manifest.Workspace, repo *workspace.Repository, k *keyring.Keyring, postQuantum bool) (*rescue, error) {
 	if o.recipient == "" && o.out == "" && !o.none && a.interactive() {
-		fmt.Fprintf(a.Err, "Who loses every identity of %s loses its secrets. A recovery recipient is one more,\nwhose identity lies offline: an age recipient that somebody holds already, or a new\nfile to write an identity to (on a USB stick, say). Empty for none.\n", ws)
+		fmt.Fprintf(a.Err, "Who loses every identity of %s loses its secrets. A recovery recipient is one more,\nwhose identity lies offline: an age recipient that somebody holds already, or the\npath of a new file for an identity (on a USB stick, say). Empty for none.\n", ws)
 		answer, err := a.line("Recovery recipient or file")
 		if err != nil {
 			return nil, err
@@ -70,6 +70,8 @@ func (a *app) recovery(o recoveryOptions, ws manifest.Workspace, repo *workspace
 			o.none = true
 		case strings.HasPrefix(answer, "age1") || strings.HasPrefix(answer, "ssh-"):
 			o.recipient = answer
+		case strings.HasPrefix(answer, "~/"): // as a shell would, which is not asked here
+			o.out = filepath.Join(a.Getenv("HOME"), answer[2:])
 		default:
 			o.out = answer
 		}
@@ -84,7 +86,7 @@ func (a *app) recovery(o recoveryOptions, ws manifest.Workspace, repo *workspace
 		}
 		return &rescue{recipient: r}, nil
 	case o.out == "":
-		fmt.Fprintf(a.Err, "note: %s has no recovery recipient: if its identities are lost, so are its secrets. Add one to its rule in %s, then sealward rotate; --recovery-out makes one at creation\n", ws, workspace.RulesFile)
+		fmt.Fprintf(a.Err, "note: %s has no recovery recipient: if its identities are lost, so are its secrets. Add one with sealward rotate -w %[1]s --add-recipient age1…\n", ws)
 		return nil, nil
 	}
 	inKeyring := false

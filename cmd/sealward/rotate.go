@@ -92,7 +92,7 @@ func (a *app) rotate(c *cobra.Command, o rotateOptions) error {
 	if o.dryRun {
 		verb = "would get fresh data keys; nothing was written"
 	}
-	fmt.Fprintf(a.Out, "workspace %s: %d files, sealed for %d recipients, %s\n", ws, len(done.Files), len(done.Recipients.All()), verb)
+	fmt.Fprintf(a.Out, "workspace %s: %s, sealed for %s, %s\n", ws, count(len(done.Files), "file"), count(len(done.Recipients.All()), "recipient"), verb)
 	for _, r := range done.Removed {
 		fmt.Fprintf(a.Out, "\n%s is no recipient any more, but could read these until now, and can in Git's history. Change them at their source:\n", r.Recipient)
 		for _, v := range r.Values {
@@ -229,17 +229,17 @@ func (a *app) keysReport(scope, format string) error {
 		if err != nil {
 			return err
 		}
-		count := map[string]int{}
+		states := map[string]int{}
 		for _, s := range report {
-			count[s.State]++
+			states[s.State]++
 			items = append(items, standingItem{ws.String(), s.Secret, s.Path, s.State, s.Foreign, s.Retired, s.Missing, s.Problem})
 			if s.State == worktree.Current && format != "wide" {
 				continue
 			}
-			rows = append(rows, []string{ws.String(), s.State, s.Path, strings.Join(slices.Concat(s.Foreign, s.Retired, s.Missing), ",") + firstLine(s.Problem, s.Path)})
+			rows = append(rows, []string{ws.String(), s.State, s.Path, standing(s, format == "wide") + firstLine(s.Problem, s.Path)})
 		}
-		if format == "" && count[worktree.Current] > 0 {
-			rows = append(rows, []string{ws.String(), worktree.Current, fmt.Sprintf("%d files", count[worktree.Current]), ""})
+		if format == "" && states[worktree.Current] > 0 {
+			rows = append(rows, []string{ws.String(), worktree.Current, count(states[worktree.Current], "file"), ""})
 		}
 	}
 	if format == "json" || format == "yaml" {
@@ -251,4 +251,22 @@ func (a *app) keysReport(scope, format string) error {
 	}
 	table(a.Out, []string{"WORKSPACE", "STATE", "PATH", "RECIPIENTS OR PROBLEM"}, rows)
 	return nil
+}
+
+// standing says of each recipient that is not as the rule wants it what it is.
+func standing(s worktree.Standing, whole bool) string {
+	var out []string
+	for _, of := range []struct {
+		state string
+		names []string
+	}{{worktree.Foreign, s.Foreign}, {worktree.Retired, s.Retired}, {worktree.Missing, s.Missing}} {
+		names := of.names
+		if !whole {
+			names = shortNames(names)
+		}
+		for _, name := range names {
+			out = append(out, of.state+" "+name)
+		}
+	}
+	return strings.Join(out, ", ")
 }

@@ -207,7 +207,7 @@ func (a *app) seal(file string, o sealOptions) error {
 	if err := workspace.WriteFile(out, sealed, 0o666); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Err, "%s sealed for %d recipients: %s\n", m.ID(), len(to.All()), out)
+	fmt.Fprintf(a.Err, "%s sealed for %s: %s\n", m.ID(), count(len(to.All()), "recipient"), out)
 	return nil
 }
 

@@ -62,7 +62,7 @@ revoke a token, remove its entry: a running agent notices at once.`,
 	}
 	c.Flags().StringVar(&subject, "subject", "", "who the token is for: users:id:NAME (required)")
 	c.Flags().StringArrayVar(&roles, "role", nil, "role the token asserts: roles:id:NAME; repeatable")
-	c.Flags().DurationVar(&expires, "expires", 24*time.Hour, "how long it is valid; 0 for ever")
+	c.Flags().DurationVar(&expires, "expires", 24*time.Hour, "how long it is valid, such as 12h; 0 for ever")
 	c.Flags().StringVar(&tokens, "tokens", "", "tokens file to add it to (required)")
 	_ = c.MarkFlagRequired("subject")
 	_ = c.MarkFlagRequired("tokens")

@@ -28,7 +28,10 @@ and dir writes one file a key into --out.`,
 		ValidArgsFunction: a.completeOneSecret,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if (o.format == "dir") != (o.out != "") {
-				return usagef("-o dir and --out DIR belong together")
+				return usagef("-o dir and --out DIR belong together; the other forms go to standard output")
+			}
+			if o.key != "" && o.format != "" {
+				return usagef("-o is for a whole secret; the value of --key is printed as it is")
 			}
 			if err := a.noSilentWait(args); err != nil {
 				return err
@@ -43,6 +46,12 @@ and dir writes one file a key into --out.`,
 	f.StringVar(&o.out, "out", "", "with -o dir: a folder that does not exist yet, or is empty")
 	f.BoolVar(&o.force, "force", false, "with -o dir: also into a Git work tree")
 	_ = c.RegisterFlagCompletionFunc("workspace", a.completeWorkspaces)
+	_ = c.RegisterFlagCompletionFunc("key", func(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.completeSecrets(c, args[:1], prefix)
+	})
 	outputFlag(c, &o.format, wholeFormats...)
 	return c
 }

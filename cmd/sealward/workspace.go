@@ -81,7 +81,7 @@ func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, o
 	}
 	// Asked before a key is made, so that a refusal leaves nothing behind.
 	if _, err := rules.WorkspaceRecipients(ws); !errors.Is(err, workspace.ErrNoRule) {
-		return fmt.Errorf("%s has a creation rule for workspace %s already; edit its recipients there", workspace.RulesFile, ws)
+		return fmt.Errorf("%s has a creation rule for workspace %s already; sealward rotate -w %[2]s --add-recipient adds one to it", workspace.RulesFile, ws)
 	}
 	var k *keyring.Keyring
 	var made *keyring.Identity
@@ -152,6 +152,6 @@ func (a *app) workspaceListCmd() *cobra.Command {
 		Use: "list", Short: "List the workspaces, for whom they are sealed, and which of them the keyring opens", Aliases: []string{"ls"}, Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return a.getWorkspaces(format) },
 	}
-	outputFlag(c, &format, "json", "yaml")
+	outputFlag(c, &format, "json", "yaml", "wide")
 	return c
 }

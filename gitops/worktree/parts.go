@@ -188,15 +188,15 @@ func (t *Tree) Copy(from workspace.Secret, ws manifest.Workspace, name manifest.
 
 // canOpen proves that the keyring opens what is sealed for a new secret.
 func (t *Tree) canOpen(ws manifest.Workspace, name manifest.Name) error {
-	ring, err := t.Ring(ws)
-	if err != nil {
-		return err
-	}
 	rules, err := t.Repo.Rules()
 	if err != nil {
 		return err
 	}
 	to, err := rules.Recipients(manifest.SecretPath(ws, name))
+	if err != nil {
+		return err
+	}
+	ring, err := t.Ring(ws)
 	if err != nil {
 		return err
 	}

@@ -280,7 +280,7 @@ func (t *Tree) Unset(s workspace.Secret, key manifest.Key) (path string, err err
 		}
 		if len(f.m.Secret.Entries) == 1 {
 			if len(files) == 1 {
-				return f.path, fmt.Errorf("%s: %s is its only key; remove the file instead", f.path, key)
+				return f.path, fmt.Errorf("%s: %s is its only key; remove the secret instead: git rm %[1]s", f.path, key)
 			}
 			return f.path, t.Repo.Remove(f.path)
 		}

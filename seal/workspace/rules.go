@@ -260,7 +260,10 @@ func (p *groupParser) keyGroup(g keyGroup, depth int) {
 // Recipients returns for whom the file at path (of the repository) is sealed:
 // the recipients of the first rule that matches, as SOPS decides it. It fails
 // with ErrNoRule when there is none, and when the rule cannot be followed.
-func (r *Rules) Recipients(path string) (Recipients, error) {
+func (r *Rules) Recipients(path string) (Recipients, error) { return r.recipients(path, path) }
+
+// recipients is Recipients; shown says in errors what path stands for.
+func (r *Rules) recipients(path, shown string) (Recipients, error) {
 	place, ours, err := manifest.Locate(path)
 	if err != nil || !ours {
 		return Recipients{}, fmt.Errorf("%s: is no place for a secret", path)
@@ -269,7 +272,7 @@ func (r *Rules) Recipients(path string) (Recipients, error) {
 		if c.re != nil && !c.re.MatchString(path) {
 			continue
 		}
-		where := fmt.Sprintf("%s:%d: the creation rule for %s", RulesFile, c.node.Line, path)
+		where := fmt.Sprintf("%s:%d: the creation rule for %s", RulesFile, c.node.Line, shown)
 		switch {
 		case c.unsupported != "":
 			return Recipients{}, fmt.Errorf("%s names %s, which cannot be sealed for", where, c.unsupported)
@@ -282,7 +285,7 @@ func (r *Rules) Recipients(path string) (Recipients, error) {
 		}
 		return c.recipients, nil
 	}
-	return Recipients{}, fmt.Errorf("%s: %w covers %s; add one with: sealward workspace create %s", RulesFile, ErrNoRule, path, createArg(place.Scope))
+	return Recipients{}, fmt.Errorf("%s: %w covers %s; add one with: sealward workspace create %s", RulesFile, ErrNoRule, shown, createArg(place.Scope))
 }
 
 func createArg(ws manifest.Workspace) string {
@@ -303,7 +306,7 @@ func folder(ws manifest.Workspace) string { return ws.Folder() + "/" }
 // WorkspaceRecipients is Recipients for a secret of ws that no rule names in
 // particular.
 func (r *Rules) WorkspaceRecipients(ws manifest.Workspace) (Recipients, error) {
-	return r.Recipients(anyPath(ws))
+	return r.recipients(anyPath(ws), "workspace "+ws.String())
 }
 
 // Workspaces lists the workspaces that have a rule of their own, sorted, the
