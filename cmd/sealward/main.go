@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, d deps) int {
 	}
 	var tamper *seal.TamperError
 	if errors.As(err, &tamper) && !errors.Is(err, errUnsealable) && tamper.File != "standard input" {
-		err = fmt.Errorf("%w\nwhat that means, and what mends it, says: sealward doctor %s", err, tamper.File)
+		err = fmt.Errorf("%w\nsealward doctor %s says what that means and what mends it", err, tamper.File)
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintln(d.Err, "sealward:", line)

@@ -143,7 +143,7 @@ func randomText(length int) ([]byte, error) {
 // oneValue reads the value for set: a file, a hidden prompt on a terminal, or
 // standard input.
 func (a *app) oneValue(what, file string) ([]byte, error) {
-	if file != "" && file != "-" {
+	if file != "" && file != "-" && file != "/dev/stdin" {
 		data, err := a.readFile(file)
 		if err != nil {
 			// Without the path: it may be the value, given in the wrong place.
@@ -151,7 +151,7 @@ func (a *app) oneValue(what, file string) ([]byte, error) {
 		}
 		return data, nil
 	}
-	if file == "-" || !a.interactive() {
+	if file != "" || !a.interactive() {
 		data, err := a.readFile("-")
 		if err == nil && len(data) == 0 {
 			err = fmt.Errorf("%w; nothing was changed. --from-file /dev/null sets an empty value", errEmptyInput)
