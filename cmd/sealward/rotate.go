@@ -77,8 +77,12 @@ func (a *app) rotate(c *cobra.Command, o rotateOptions) error {
 	if err != nil {
 		return err
 	}
-	done, err := t.Rotate(c.Context(), ws, worktree.RotateOptions{Recipients: to, DryRun: o.dryRun, Progress: a.progress("rotated")})
+	progress := a.progress("rotated")
+	done, err := t.Rotate(c.Context(), ws, worktree.RotateOptions{Recipients: to, DryRun: o.dryRun, Progress: progress})
 	if err != nil {
+		if progress != nil {
+			fmt.Fprint(a.Err, clearLine) // the error stands on a line of its own
+		}
 		return err
 	}
 	if o.format != "" {
@@ -160,6 +164,8 @@ func (o rotateOptions) newRecipients(repo *workspace.Repository, ws manifest.Wor
 	return out, nil
 }
 
+const clearLine = "\r\x1b[K"
+
 // progress counts on standard error while somebody looks at it.
 func (a *app) progress(verb string) func(done, total int) {
 	f, ok := a.Err.(*os.File)
@@ -171,7 +177,7 @@ func (a *app) progress(verb string) func(done, total int) {
 			fmt.Fprintf(f, "\r%d of %d %s", done, total, verb)
 		}
 		if done == total {
-			fmt.Fprint(f, "\r\x1b[K")
+			fmt.Fprint(f, clearLine)
 		}
 	}
 }
