@@ -32,7 +32,7 @@ func TestScripts(t *testing.T) {
 	if err != nil || len(files) < 8 {
 		t.Fatalf("found %d scripts: %v", len(files), err)
 	}
-	testscript.Run(t, testscript.Params{Deadline: time.Now().Add(4 * time.Minute), Files: files, Setup: setup, Cmds: commands(), RequireExplicitExec: true})
+	testscript.Run(t, testscript.Params{Deadline: time.Now().Add(15 * time.Minute), Files: files, Setup: setup, Cmds: commands(), RequireExplicitExec: true})
 }
 
 // tools are the real programs that scripts compare with; make tools builds them.

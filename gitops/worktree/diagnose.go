@@ -230,6 +230,9 @@ func (t *Tree) diagnoseKey(d *Diagnosis, m *manifest.Manifest) {
 	case errors.Is(err, seal.ErrUnbound):
 		d.add("key", OK, "the keyring opens it")
 		d.add("binding", Failed, "there is none: plain sops wrote the file, or somebody removed it", "look whether the values belong here (sealward unseal --allow-unbound "+d.File+"), then: sealward seal --rebind "+d.File)
+	case errors.Is(err, unseal.ErrService):
+		d.add("key", Failed, err.Error(),
+			"see that the service answers, and that the credentials which keyring.yaml names for it are valid and may decrypt with this key; then: sealward doctor "+d.File)
 	case errors.As(err, &tamper):
 		d.tampered(tamper)
 	default:
