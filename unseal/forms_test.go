@@ -222,7 +222,7 @@ func sops(t testing.TB, in string, args ...string) []byte {
 func TestSealedDotenv(t *testing.T) {
 	p := newParty(t)
 	r := ring(t, "orders", p)
-	plain := "# hunter2\nPASSWORD=hunter2\nPIN=0123\nLINES=a\\nb\nQUOTED=\"x\"\nNONE=\n"
+	plain := "# hunter2\nPASSWORD=hunter2\nPIN=0123\nLINES=a\\nb\nQUOTED=\"x\"\nNONE=\nFLAG=True\n"
 	sealed := string(sops(t, plain, "-e", "--config", os.DevNull, "--age", p.rcpt.String(), "--input-type", "dotenv", "--output-type", "dotenv"))
 	got, err := unseal.OpenDotenv("x.env", []byte(sealed), r)
 	if err != nil {
@@ -232,7 +232,7 @@ func TestSealedDotenv(t *testing.T) {
 	for _, v := range got {
 		shown = append(shown, v.Key.String()+"="+string(v.Data))
 	}
-	if want := "PASSWORD=hunter2|PIN=0123|LINES=a\nb|QUOTED=\"x\"|NONE="; strings.Join(shown, "|") != want {
+	if want := "PASSWORD=hunter2|PIN=0123|LINES=a\nb|QUOTED=\"x\"|NONE=|FLAG=True"; strings.Join(shown, "|") != want {
 		t.Errorf("got %q", shown)
 	}
 	line := func(key string) string {
@@ -249,6 +249,7 @@ func TestSealedDotenv(t *testing.T) {
 	cases := []struct{ name, in, want string }{
 		{"rename a key", strings.Replace(sealed, "PIN=", "PAN=", 1), "PAN: "},
 		{"swap values", strings.NewReplacer(value("PIN"), value("QUOTED"), value("QUOTED"), value("PIN")).Replace(sealed), "(value)"},
+		{"retype a value", strings.Replace(sealed, value("FLAG"), strings.Replace(value("FLAG"), "type:str", "type:bool", 1), 1), "FLAG: has another type"},
 		{"drop a value", strings.Replace(sealed, line("PIN")+"\n", "", 1), "(mac)"},
 		{"exchange lines", strings.Replace(strings.Replace(sealed, line("PIN")+"\n", "", 1), line("PASSWORD"), line("PIN")+"\n"+line("PASSWORD"), 1), "(mac)"},
 		{"a value in the clear", strings.Replace(sealed, value("PIN"), "hunter2", 1), "x.env: PIN: is not sealed"},
@@ -293,7 +294,7 @@ func TestSealedDotenv(t *testing.T) {
 func TestSealedBinary(t *testing.T) {
 	p := newParty(t)
 	r := ring(t, "orders", p)
-	for _, plain := range []string{"\xff\x00bin", "", "text\n", "ENC[x]", "{}"} {
+	for _, plain := range []string{"\xff\x00bin", "", "text\n", "ENC[x]", "{}", "True", "1.5"} {
 		sealed := string(sops(t, plain, "-e", "--config", os.DevNull, "--age", p.rcpt.String(), "--input-type", "binary", "--output-type", "binary"))
 		got, err := unseal.OpenBinary("x.sealed", []byte(sealed), r)
 		if err != nil || string(got) != plain {
@@ -315,6 +316,8 @@ func TestSealedBinary(t *testing.T) {
 			strings.Replace(sealed, `"mac"`, `"mack"`, 1),
 			strings.Replace(sealed, `"sops"`, `"sop"`, 1),
 			strings.Replace(sealed, "type:str", "type:int", 1),
+			strings.Replace(sealed, "type:str", "type:bool", 1),
+			strings.Replace(sealed, "type:str", "type:float", 1),
 			sealed + "{}", "hunter2",
 		} {
 			if got, err := unseal.OpenBinary("x.sealed", []byte(tampered), r); err == nil || got != nil || strings.Contains(err.Error(), "hunter2") {
