@@ -47,6 +47,8 @@ func (s Settings) BindingRequired() bool { return s.Binding == "required" }
 
 var quoted = regexp.MustCompile("`[^`]*`?")
 
+var quotedText = regexp.MustCompile("(?s)['\"`].*['\"`]")
+
 var unknownField = regexp.MustCompile(`^line (\d+): field (.+) not found in type `)
 
 // DecodeStrict reads one YAML document of settings into v, and refuses unknown
@@ -70,8 +72,8 @@ func DecodeStrict(data []byte, v any) error {
 		}
 		return errors.New(strings.Join(errs, "; "))
 	}
-	if err != nil {
-		return err
+	if err != nil { // its text may quote what stands there
+		return errors.New(quotedText.ReplaceAllString(err.Error(), "…"))
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return errors.New("holds a second document; write one")

@@ -111,6 +111,8 @@ func TestSettingsAreStrict(t *testing.T) {
 		{"workspaces: {Orders: {}}", "workspaces"},
 		{"workspaces: {orders: {pgpp: []}}", "pgpp is no setting here"},
 		{"workspaces: {orders: {}}\n---\nx: y", "second document"},
+		{"workspaces: {orders: {passphraseFile: *hunter2}}", "unknown anchor …"},
+		{"workspaces: {orders: {passphraseFile: [hunter2]}}", "cannot unmarshal"},
 		{"workspaces: {orders: {pgp: [{fingerprint: " + fingerprint + "}]}}", "needs home"},
 		{"workspaces: {orders: {pgp: [{fingerprint: DEADBEEF, home: x}]}}", "none that sealward knows"},
 		{"workspaces: {orders: {transit: [{key: '" + transit + "'}]}}", "needs tokenFile"},
@@ -130,6 +132,9 @@ func TestSettingsAreStrict(t *testing.T) {
 		_, err := f.Ring(scope(t, "orders"))
 		if !errors.Is(err, keyring.ErrSettings) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s\n%v, want %q", c.text, err, c.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("the error repeats what stands there: %v", err)
 		}
 		if _, err := f.Workspaces(); !errors.Is(err, keyring.ErrSettings) {
 			t.Errorf("%s: Workspaces: %v", c.text, err)
