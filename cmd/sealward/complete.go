@@ -56,7 +56,7 @@ func (a *app) completeSecrets(_ *cobra.Command, args []string, _ string) ([]stri
 				continue
 			}
 			if data, err := repo.Read(file); err == nil {
-				if m, err := manifest.Parse(file, data); err == nil {
+				if m, err := manifest.Parse(file, data); err == nil && m.Secret != nil { // a grant may stand in the wrong place
 					for _, e := range m.Secret.Entries {
 						out = append(out, e.Key.String())
 					}

@@ -98,7 +98,7 @@ func (a *app) rotate(c *cobra.Command, o rotateOptions) error {
 	}
 	fmt.Fprintf(a.Out, "workspace %s: %s, sealed for %s, %s\n", ws, count(len(done.Files), "file"), count(len(done.Recipients.All()), "recipient"), verb)
 	for _, r := range done.Removed {
-		fmt.Fprintf(a.Out, "\n%s is no recipient any more, but could read these until now, and can in Git's history. Change them at their source:\n", r.Recipient)
+		fmt.Fprintf(a.Out, "\n%s is no recipient any more, but could read these until now, and can in Git's history. Change them at their source:\n", clean(r.Recipient))
 		for _, v := range r.Values {
 			fmt.Fprintf(a.Out, "  %s\n", v)
 		}
