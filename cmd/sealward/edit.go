@@ -55,18 +55,13 @@ func (a *app) edit(ctx context.Context, arg string) error {
 		return err
 	}
 	shown := strings.TrimSuffix(manifest.SecretPath(s.Workspace, s.Name), ".yaml") + whole.Manifest.Ext()
-	before := text
-	scratch, err := newScratch(a.Err, s.Name.String()+whole.Manifest.Ext())
-	if err != nil {
-		return err
-	}
-	defer scratch.remove()
+	before, last := text, text
 	for {
-		edited, err := a.runEditor(ctx, scratch, text)
+		edited, err := a.runEditor(ctx, s.Name.String()+whole.Manifest.Ext(), text)
 		if err != nil {
 			return err
 		}
-		if bytes.Equal(edited, text) || bytes.Equal(edited, before) {
+		if bytes.Equal(edited, last) || bytes.Equal(edited, before) {
 			fmt.Fprintf(a.Out, "%s: nothing was changed\n", s)
 			return nil
 		}
@@ -79,7 +74,7 @@ func (a *app) edit(ctx context.Context, arg string) error {
 		}
 		var paths []string
 		if err == nil {
-			paths, err = t.Edit(s, m)
+			paths, err = t.Edit(s, before, m)
 		}
 		if err == nil {
 			for _, path := range paths {
@@ -95,7 +90,7 @@ func (a *app) edit(ctx context.Context, arg string) error {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			notes.WriteString(notePrefix + clean(line) + "\n")
 		}
-		text = append([]byte(notes.String()), edited...)
+		last, text = edited, append([]byte(notes.String()), edited...)
 	}
 }
 
@@ -125,11 +120,9 @@ func (a *app) printChanges(before []seal.Value, m *manifest.Manifest) {
 	}
 }
 
-// runEditor lets a person edit text and returns it without the notes above it.
-func (a *app) runEditor(ctx context.Context, scratch *scratch, text []byte) ([]byte, error) {
-	if err := scratch.write(text); err != nil {
-		return nil, err
-	}
+// runEditor lets a person edit text and returns it without the notes above it. The
+// plaintext is there only while signals are caught here.
+func (a *app) runEditor(ctx context.Context, name string, text []byte) ([]byte, error) {
 	editor := a.Getenv("VISUAL")
 	if editor == "" {
 		editor = a.Getenv("EDITOR")
@@ -156,10 +149,18 @@ func (a *app) runEditor(ctx context.Context, scratch *scratch, text []byte) ([]b
 			}
 		}
 	}()
+	scratch, err := newScratch(a.Err, name)
+	if err != nil {
+		return nil, err
+	}
+	defer scratch.remove()
+	if err := scratch.write(text); err != nil {
+		return nil, err
+	}
 	// Through a shell, as git does: EDITOR may hold arguments.
 	cmd := exec.CommandContext(ctx, "sh", "-c", editor+` "$@"`, editor, scratch.file)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.In, a.Out, a.Err
-	err := cmd.Run()
+	err = cmd.Run()
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, cause
 	}

@@ -169,6 +169,11 @@ func (a *app) keysNew(ws manifest.Workspace, postQuantum bool) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := repo.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	rules, err := repo.Rules()
 	if err != nil {
 		return err

@@ -100,6 +100,14 @@ func (a *app) createWorkspace(ws manifest.Workspace, to []workspace.Recipient, o
 		return err
 	}
 	to = append(to, rescue.recipients()...)
+	unlock, err := repo.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if rules, err = repo.Rules(); err != nil { // as they are by now
+		return err
+	}
 	out, err := rules.Add(ws, to)
 	if err != nil {
 		return err

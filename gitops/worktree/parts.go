@@ -25,6 +25,11 @@ type New struct {
 // Everything is sealed before the first is written, and a secret that is there
 // already is not touched.
 func (t *Tree) Create(secrets ...New) ([]string, error) {
+	unlock, err := t.Repo.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	var paths []string
 	changes := map[manifest.Workspace]map[string][]byte{}
 	seen := map[string]bool{}
@@ -80,7 +85,7 @@ func (t *Tree) write(ws manifest.Workspace, files map[string][]byte) error {
 			return t.Repo.Remove(path)
 		}
 	}
-	return t.Repo.Replace(ws.Folder()+"/secrets", files)
+	return t.Repo.Replace(ws.Folder()+"/secrets", files, nil)
 }
 
 // pathOf is the path of a secret that is one file, in the notation of m.
@@ -91,6 +96,11 @@ func pathOf(s workspace.Secret, m *manifest.Manifest) string {
 // Split turns a secret into a folder of parts, one key each, every part with a
 // data key of its own. It needs the private key.
 func (t *Tree) Split(s workspace.Secret) ([]string, error) {
+	unlock, err := t.Repo.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	files, err := t.readAll(s)
 	if err != nil {
 		return nil, err
@@ -141,6 +151,11 @@ func (t *Tree) sealParts(s workspace.Secret, header *manifest.Manifest, values [
 // Join turns a folder of parts into one file, stating what its first part states.
 // It needs the private key.
 func (t *Tree) Join(s workspace.Secret) (string, error) {
+	unlock, err := t.Repo.Lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	if !s.InParts {
 		return "", fmt.Errorf("%s is one file already", s)
 	}
@@ -208,17 +223,31 @@ func (t *Tree) canOpen(ws manifest.Workspace, name manifest.Name) error {
 
 // Edit puts an edited plaintext manifest in the place of a secret. In one file,
 // values that stay keep their ciphertext. In parts, only the parts whose values
-// changed are written; when other fields changed, all are.
-func (t *Tree) Edit(s workspace.Secret, edited *manifest.Manifest) ([]string, error) {
-	files, err := t.readAll(s)
+// changed are written; when other fields changed, all are. before is the plaintext
+// that was edited (unseal.Whole.Plaintext): a secret that is another by now stays
+// as it is.
+func (t *Tree) Edit(s workspace.Secret, before []byte, edited *manifest.Manifest) ([]string, error) {
+	unlock, err := t.Repo.Lock()
 	if err != nil {
 		return nil, err
 	}
+	defer unlock()
+	if s, err = t.Repo.FindSecret(s.Workspace, s.Name); err != nil {
+		return nil, err
+	}
+	whole, err := t.Open(s)
+	if err != nil {
+		return nil, err
+	}
+	now, err := whole.Plaintext()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(now, before) {
+		return nil, fmt.Errorf("%s was changed by somebody else meanwhile; edit what it is now", s)
+	}
 	if !s.InParts {
-		opened, err := t.open(files[0])
-		if err != nil {
-			return nil, err
-		}
+		opened := whole.Files[0]
 		if err := opened.Envelope.Replace(edited, seal.Options{Now: t.Now()}); err != nil {
 			return nil, err
 		}
@@ -226,11 +255,7 @@ func (t *Tree) Edit(s workspace.Secret, edited *manifest.Manifest) ([]string, er
 		if err != nil {
 			return nil, err
 		}
-		return s.Files, t.Repo.Write(files[0].path, out)
-	}
-	whole, err := t.openFiles(files)
-	if err != nil {
-		return nil, err
+		return s.Files, t.Repo.Write(s.Files[0], out)
 	}
 	return t.editParts(s, whole, edited)
 }

@@ -48,14 +48,34 @@ type Removed struct {
 // hold the same values before the first is written, and then all are put in place
 // in one step (workspace.Repository.Replace).
 func (t *Tree) Rotate(ctx context.Context, ws manifest.Workspace, opts RotateOptions) (*Rotation, error) {
+	unlock, err := t.Repo.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	folder := ws.Folder() + "/secrets"
+	before, err := t.Repo.List(folder)
+	if err != nil {
+		return nil, err
+	}
 	rules, err := t.Repo.Rules()
 	if err != nil {
 		return nil, err
 	}
 	var registry []byte
+	var leaving []string
 	if opts.Recipients != nil {
+		old, err := rules.WorkspaceRecipients(ws)
+		if err != nil {
+			return nil, err
+		}
 		if registry, err = rules.Replace(ws, opts.Recipients); err != nil {
 			return nil, err
+		}
+		for _, rcpt := range old.All() {
+			if !slices.Contains(opts.Recipients, rcpt) {
+				leaving = append(leaving, rcpt.String())
+			}
 		}
 		if rules, err = workspace.ParseRules(registry); err != nil {
 			return nil, err
@@ -69,7 +89,7 @@ func (t *Tree) Rotate(ctx context.Context, ws manifest.Workspace, opts RotateOpt
 	if err != nil {
 		return nil, err
 	}
-	r := &rotation{t: t, ws: ws, rules: rules, total: len(files), progress: opts.Progress, out: map[string][]byte{}, removed: map[string][]string{}}
+	r := &rotation{t: t, ws: ws, rules: rules, leaving: leaving, total: len(files), progress: opts.Progress, out: map[string][]byte{}, removed: map[string][]string{}}
 	if _, err := t.Ring(ws); err != nil {
 		return nil, err
 	}
@@ -89,17 +109,26 @@ func (t *Tree) Rotate(ctx context.Context, ws manifest.Workspace, opts RotateOpt
 	if opts.DryRun {
 		return done, nil
 	}
+	undo := func() error { return nil }
 	if registry != nil {
 		// First, so that a kill in between leaves files that another rotate mends and
 		// no rule that seals new values for a recipient who is leaving.
+		oldRegistry, err := t.Repo.Read(workspace.RulesFile)
+		if err != nil {
+			return nil, err
+		}
 		if err := t.Repo.Write(workspace.RulesFile, registry); err != nil {
 			return nil, err
 		}
+		undo = func() error { return t.Repo.Write(workspace.RulesFile, oldRegistry) }
 	}
 	if len(files) == 0 {
 		return done, nil
 	}
-	return done, t.Repo.Replace(ws.Folder()+"/secrets", r.out)
+	if err := t.Repo.Replace(folder, r.out, before); err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	return done, nil
 }
 
 // secretFiles lists the files below a workspace's secrets/, sorted.
@@ -148,6 +177,7 @@ type rotation struct {
 	t        *Tree
 	ws       manifest.Workspace
 	rules    *workspace.Rules
+	leaving  []string // recipients that no file may be sealed for
 	total    int
 	progress func(done, total int)
 
@@ -203,6 +233,11 @@ func (r *rotation) rotate(path string) (out []byte, removed map[string][]string,
 	to, err := r.rules.Recipients(path)
 	if err != nil {
 		return nil, nil, err
+	}
+	for _, name := range names(to) {
+		if slices.Contains(r.leaving, name) {
+			return nil, nil, fmt.Errorf("%s: has a creation rule of its own in %s, which names %s still; take it out there first", path, workspace.RulesFile, name)
+		}
 	}
 	opened, err := r.t.open(f)
 	if err != nil {

@@ -179,6 +179,11 @@ func isKeyless(err error) bool {
 // sealed or opened the part before can open what is written now; no private key is
 // needed unless that part holds other keys too.
 func (t *Tree) Set(s workspace.Secret, key manifest.Key, value []byte) (path string, changed bool, err error) {
+	unlock, err := t.Repo.Lock()
+	if err != nil {
+		return "", false, err
+	}
+	defer unlock()
 	files, err := t.readAll(s)
 	if err != nil {
 		return "", false, err
@@ -266,6 +271,11 @@ func with(values []seal.Value, key manifest.Key, data []byte) (out []seal.Value,
 // Unset removes a key from a secret, and a part with it when it was its only key;
 // that needs no private key. The last key of a secret cannot be removed.
 func (t *Tree) Unset(s workspace.Secret, key manifest.Key) (path string, err error) {
+	unlock, err := t.Repo.Lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	files, err := t.readAll(s)
 	if err != nil {
 		return "", err

@@ -2,11 +2,13 @@ package worktree_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -401,5 +403,119 @@ func TestRotateChangesEveryDataKey(t *testing.T) {
 	w.ring["payments"] = w.ring["orders"]
 	if _, err := w.owner.Copy(w.find("db-r"), w.ws("payments"), w.name("db-2")); !errors.Is(err, unseal.ErrNotRecipient) {
 		t.Errorf("a copy that the keyring cannot open: %v", err)
+	}
+}
+
+// Several people, or scripts, change one secret at once: no change is lost.
+func TestChangesAtOnceAreAllKept(t *testing.T) {
+	for _, inParts := range []bool{false, true} {
+		w := newWorld(t)
+		w.create("db-r", inParts, "first=0")
+		var wg sync.WaitGroup
+		var want []string
+		for n := range 8 {
+			key := w.key(fmt.Sprintf("k%d", n))
+			want = append(want, key.String()+"=v")
+			wg.Go(func() {
+				if _, _, err := w.owner.Set(w.find("db-r"), key, []byte("v")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := w.values("db-r"); got != "first=0 "+strings.Join(want, " ") {
+			t.Errorf("in parts: %v, got %s", inParts, got)
+		}
+	}
+}
+
+// What changes while a workspace is rotated, by git pull say, is not undone: nothing
+// is rotated then, and .sops.yaml stays too.
+func TestRotateUndoesNoOtherChange(t *testing.T) {
+	w := newWorld(t)
+	w.create("db-r", false, "password=hunter2")
+	w.create("other", false, "password=hunter2")
+	pulled, err := w.owner.Repo.Read(w.find("other").Files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := w.find("db-r").Files[0]
+	if _, _, err := w.owner.Set(w.find("db-r"), w.key("password"), []byte("theirs")); err != nil {
+		t.Fatal(err)
+	}
+	theirs, before := w.files()[path], w.rules()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rcpt, err := workspace.ParseRecipient(id.Recipient().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := worktree.RotateOptions{Recipients: []workspace.Recipient{rcpt}, Progress: func(done, total int) {
+		if done == total { // all were read
+			for p, data := range map[string][]byte{path: []byte(theirs), "workspaces/orders/secrets/fresh.yaml": pulled} {
+				if err := w.owner.Repo.Write(p, data); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}}
+	if _, err := w.owner.Rotate(t.Context(), w.ws("orders"), opts); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
+		t.Errorf("rotated: %v", err)
+	}
+	if w.files()[path] != theirs {
+		t.Error("their change is gone")
+	}
+	if w.rules() != before {
+		t.Error(".sops.yaml changed, and no file with it")
+	}
+}
+
+func (w *world) rules() string {
+	w.t.Helper()
+	data, err := w.owner.Repo.Read(workspace.RulesFile)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// A rule for single files in front of the workspace's must not keep somebody in who
+// is taken out of it.
+func TestRotateTakesARecipientOutOfEveryFile(t *testing.T) {
+	w := newWorld(t)
+	w.create("db-r", false, "password=hunter2")
+	w.create("special", false, "password=hunter2")
+	rules, err := w.owner.Repo.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := rules.WorkspaceRecipients(w.ws("orders"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaving := to.All()[0]
+	own := "creation_rules:\n  - path_regex: ^workspaces/orders/secrets/special\\.yaml$\n    age: " + leaving.String() + "\n"
+	if err := w.owner.Repo.Write(workspace.RulesFile, []byte(strings.Replace(w.rules(), "creation_rules:\n", own, 1))); err != nil {
+		t.Fatal(err)
+	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays, err := workspace.ParseRecipient(id.Recipient().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := w.files()
+	opts := worktree.RotateOptions{Recipients: []workspace.Recipient{stays}}
+	_, err = w.owner.Rotate(t.Context(), w.ws("orders"), opts)
+	if err == nil || !strings.Contains(err.Error(), "special.yaml: has a creation rule of its own") || !maps.Equal(before, w.files()) {
+		t.Errorf("somebody who was taken out can still open special: %v", err)
+	}
+	// Without a change of recipients such a rule is kept to.
+	if _, err := w.owner.Rotate(t.Context(), w.ws("orders"), worktree.RotateOptions{}); err != nil {
+		t.Error(err)
 	}
 }

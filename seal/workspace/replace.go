@@ -23,12 +23,12 @@ const stagingPrefix = ".sealward-tmp-"
 // nil removing a file. The folder is built anew beside the old one (unchanged files
 // are linked, not copied), synced, and put in its place in one step, so that a
 // kill at any moment leaves either the old folder or the new one. If anything in
-// the folder changes meanwhile, nothing is replaced.
+// the folder changed since it was listed (nil: since the call), nothing is replaced.
 //
 // Where the file system cannot exchange two folders, they are renamed one after
 // the other; after a kill between the two, the next FindRepository restores the
 // old one.
-func (r *Repository) Replace(folder string, files map[string][]byte) (err error) {
+func (r *Repository) Replace(folder string, files map[string][]byte, since *Listing) (err error) {
 	target := filepath.Join(r.dir, filepath.FromSlash(folder))
 	// Nothing on the way may be a link that leads elsewhere.
 	root, err := os.OpenRoot(r.dir)
@@ -66,6 +66,10 @@ func (r *Repository) Replace(folder string, files map[string][]byte) (err error)
 	if err != nil {
 		return err
 	}
+	changed := fmt.Errorf("%s: files changed meanwhile; nothing was replaced, try again", folder)
+	if since != nil && !maps.Equal(since.entries, before) {
+		return changed
+	}
 	if err := build(next, target, before, inside); err != nil {
 		return err
 	}
@@ -75,7 +79,7 @@ func (r *Repository) Replace(folder string, files map[string][]byte) (err error)
 	unchanged := func(dir string) error {
 		now, err := list(dir)
 		if err == nil && !maps.Equal(before, now) {
-			err = fmt.Errorf("%s: files changed meanwhile; nothing was replaced, try again", folder)
+			err = changed
 		}
 		return err
 	}
@@ -117,6 +121,19 @@ type entry struct {
 	mode fs.FileMode
 	size int64
 	time time.Time
+}
+
+// Listing is how the files below a folder stood at one moment.
+type Listing struct{ entries map[string]entry }
+
+// List is for who reads files, and replaces them later by what came of it. A
+// folder that does not exist is empty.
+func (r *Repository) List(folder string) (*Listing, error) {
+	entries, err := list(filepath.Join(r.dir, filepath.FromSlash(folder)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Listing{map[string]entry{}}, nil
+	}
+	return &Listing{entries}, err
 }
 
 // list names everything below dir, with slashes.

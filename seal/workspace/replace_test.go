@@ -55,7 +55,7 @@ func TestReplace(t *testing.T) {
 	}
 	err := r.Replace(inOrders, map[string][]byte{
 		inOrders + "/a.yaml": []byte("new a"), inOrders + "/p/x.yaml": nil, inOrders + "/p/y.yaml": nil, inOrders + "/q/z.yaml": []byte("new z"),
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestReplaceRefuses(t *testing.T) {
 			r := replaceable(t)
 			c.prepare(r)
 			before := namesBelow(r)
-			if err := r.Replace(c.folder, map[string][]byte{c.file: []byte("x")}); err == nil || !strings.Contains(err.Error(), c.want) {
+			if err := r.Replace(c.folder, map[string][]byte{c.file: []byte("x")}, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 			if after := namesBelow(r); after != before {
