@@ -123,6 +123,9 @@ func ParseRules(data []byte) (*Rules, error) {
 	if list == nil {
 		return r, nil
 	}
+	if expanded(list, manifest.MaxSize, 0) > manifest.MaxSize {
+		return nil, fmt.Errorf("%s: creation_rules has more than %d bytes with its aliases written out", RulesFile, manifest.MaxSize)
+	}
 	for i, n := range list.Content {
 		one, err := parseRule(n)
 		if err != nil {
@@ -131,6 +134,26 @@ func ParseRules(data []byte) (*Rules, error) {
 		r.rules = append(r.rules, one)
 	}
 	return r, nil
+}
+
+// expanded is how long a node is with its aliases written out; counting ends above
+// limit. People name their keys once and refer to them, but a short file can come
+// to hours of work that way.
+func expanded(n *yaml.Node, limit, depth int) int {
+	if depth > 32 { // an alias inside what it stands for
+		return limit + 1
+	}
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	total := len(n.Value) + 1
+	for _, c := range n.Content {
+		if total > limit {
+			break
+		}
+		total += expanded(c, limit-total, depth+1)
+	}
+	return total
 }
 
 func (r *Rules) list() *yaml.Node {
@@ -207,6 +230,9 @@ func fieldKinds(field string) []RecipientKind {
 }
 
 func (p *groupParser) add(field string, parse func() (Recipient, error)) {
+	if len(p.group) > MaxRecipients { // Recipients refuses the rule
+		return
+	}
 	r, err := parse()
 	if err == nil && !slices.Contains(fieldKinds(field), r.kind) {
 		err = fmt.Errorf("recipient %.80q is of another kind (%s)", r, r.kind)

@@ -3,8 +3,10 @@ package workspace
 import (
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
@@ -244,5 +246,44 @@ func TestAzureKeyWithoutVersion(t *testing.T) {
 		if _, err := ParseRecipient("https://orders.vault.azure.net/keys/sops" + version); err == nil || !strings.Contains(err.Error(), "names no version") {
 			t.Errorf("%q: %v", version, err)
 		}
+	}
+}
+
+// A repository's .sops.yaml takes nobody's time, whatever stands in it.
+func TestRulesAreReadInBoundedTime(t *testing.T) {
+	a := newRecipient(t).String()
+	list := "x: &a {path_regex: ^workspaces/z/, age: [" + strings.Repeat(a+",", 2000) + a + "]}\n"
+	for name, rules := range map[string]string{
+		"one rule, often":    list + "creation_rules:\n" + strings.Repeat("- *a\n", 200_000),
+		"merged groups":      list + "creation_rules:\n" + strings.Repeat("- {key_groups: [{merge: [*a, *a, *a, *a, *a, *a]}]}\n", 10_000),
+		"nested":             "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e,*e]\ncreation_rules:\n- age: *f\n",
+		"an alias of itself": "creation_rules: &a\n- *a\n",
+	} {
+		start := time.Now()
+		if _, err := ParseRules([]byte(rules)); err == nil || !strings.Contains(err.Error(), "aliases written out") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("%s took %s", name, took)
+		}
+	}
+	var many strings.Builder
+	for n := range 50_000 {
+		fmt.Fprintf(&many, "arn:aws:kms:eu-west-1:1:key/%d,", n)
+	}
+	start := time.Now()
+	if _, err := ParseRules([]byte("creation_rules:\n- {path_regex: ^workspaces/z/, kms: '" + many.String() + "'}\n")); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("50,000 recipients took %s", took)
+	}
+	// Keys that are named once are what people write.
+	rules, err := ParseRules([]byte("keys:\n- &dana " + a + "\ncreation_rules:\n- path_regex: ^workspaces/orders/\n  key_groups:\n  - age: [*dana]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if to, err := rules.Recipients("workspaces/orders/secrets/x.yaml"); err != nil || len(to.All()) != 1 {
+		t.Errorf("%v, %v", to, err)
 	}
 }
