@@ -110,6 +110,10 @@ func (a *app) readSealed(file, scope string) (*manifest.Manifest, *workspace.Rep
 		if err := m.CheckPlace(place); err != nil {
 			return nil, nil, place, err
 		}
+		// The folder decides; -w cannot say otherwise.
+		if err := m.SettleIn(place.Scope); err != nil {
+			return nil, nil, place, err
+		}
 	}
 	ws := m.Workspace
 	switch {
