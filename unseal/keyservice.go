@@ -144,8 +144,8 @@ func (s *ringService) listed(named *keyservice.Key) (*keyring.Service, error) {
 	return nil, fmt.Errorf("%s (%s) is not listed for this workspace, so it was not asked; %s", rcpt, rcpt.Kind(), s.services.Advice(rcpt))
 }
 
-// whatToDo ends the error of a file that nothing in the ring opens.
-func (s *ringService) whatToDo() string {
+// remedy ends the error of a file that nothing in the ring opens.
+func (s *ringService) remedy() string {
 	if len(s.refused) > 0 {
 		return fmt.Sprintf("%s was not asked: a manifest does not choose where credentials go. If your workspace is opened with it, %s", list(s.refused), s.services.Advice(s.refused[0]))
 	}

@@ -111,7 +111,7 @@ func dataKey(file string, e sealed, ring *keyring.Ring) (key []byte, err error) 
 		return nil, &seal.TamperError{File: file, Field: "sops.age", Reason: seal.ReasonForm, Msg: "the data key that is sealed for a key of this ring is damaged"}
 	}
 	return nil, fmt.Errorf("%s: %w of workspace %s: the file is sealed for %s; the ring has %s; %s",
-		file, ErrNotRecipient, ring.Workspace(), list(e.Recipients()), has(ring), svc.whatToDo())
+		file, ErrNotRecipient, ring.Workspace(), list(e.Recipients()), has(ring), svc.remedy())
 }
 
 // has shows what a ring can open with.
