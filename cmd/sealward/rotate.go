@@ -61,6 +61,7 @@ type rotationItem struct {
 
 type removedItem struct {
 	Recipient string   `json:"recipient"`
+	Retired   bool     `json:"retired"`   // an identity of the keyring itself, as after keys new
 	CouldRead []string `json:"couldRead"` // WORKSPACE/NAME/KEY
 }
 
@@ -88,7 +89,7 @@ func (a *app) rotate(c *cobra.Command, o rotateOptions) error {
 	if o.format != "" {
 		item := rotationItem{Workspace: ws.String(), Recipients: texts(done.Recipients.All()), Files: append([]string{}, done.Files...), Removed: []removedItem{}, DryRun: o.dryRun}
 		for _, r := range done.Removed {
-			item.Removed = append(item.Removed, removedItem{r.Recipient, r.Values})
+			item.Removed = append(item.Removed, removedItem{r.Recipient, r.Retired, r.Values})
 		}
 		return printAs(a.Out, o.format, item)
 	}
@@ -98,6 +99,10 @@ func (a *app) rotate(c *cobra.Command, o rotateOptions) error {
 	}
 	fmt.Fprintf(a.Out, "workspace %s: %s, sealed for %s, %s\n", ws, count(len(done.Files), "file"), count(len(done.Recipients.All()), "recipient"), verb)
 	for _, r := range done.Removed {
+		if r.Retired {
+			fmt.Fprintf(a.Out, "\n%s is a retired identity of your keyring; nothing is sealed for it any more. If it was lost or stolen, change the %s it could read at their source (-o json lists them)\n", clean(r.Recipient), count(len(r.Values), "value"))
+			continue
+		}
 		fmt.Fprintf(a.Out, "\n%s is no recipient any more, but could read these until now, and can in Git's history. Change them at their source:\n", clean(r.Recipient))
 		for _, v := range r.Values {
 			fmt.Fprintf(a.Out, "  %s\n", v)

@@ -39,6 +39,8 @@ type Rotation struct {
 // not show here.
 type Removed struct {
 	Recipient string
+	// Retired says that it is an identity of the ring itself, as after keys new.
+	Retired bool
 	// Values are WORKSPACE/NAME/KEY, sorted. Git's history still holds them.
 	Values []string
 }
@@ -90,7 +92,8 @@ func (t *Tree) Rotate(ctx context.Context, ws manifest.Workspace, opts RotateOpt
 		return nil, err
 	}
 	r := &rotation{t: t, ws: ws, rules: rules, leaving: leaving, total: len(files), progress: opts.Progress, out: map[string][]byte{}, removed: map[string][]string{}}
-	if _, err := t.Ring(ws); err != nil {
+	ring, err := t.Ring(ws)
+	if err != nil {
 		return nil, err
 	}
 	r.run(ctx, files)
@@ -104,7 +107,8 @@ func (t *Tree) Rotate(ctx context.Context, ws manifest.Workspace, opts RotateOpt
 	done := &Rotation{Workspace: ws, Recipients: to, Files: files}
 	for _, name := range slices.Sorted(maps.Keys(r.removed)) {
 		slices.Sort(r.removed[name])
-		done.Removed = append(done.Removed, Removed{name, r.removed[name]})
+		retired := slices.ContainsFunc(ring.Recipients(), func(own workspace.Recipient) bool { return own.String() == name })
+		done.Removed = append(done.Removed, Removed{name, retired, r.removed[name]})
 	}
 	if opts.DryRun {
 		return done, nil
