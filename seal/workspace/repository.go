@@ -342,6 +342,11 @@ func (r *Repository) Files() ([]string, error) {
 	return out, nil
 }
 
+// IsLeftover reports a name of what an interrupted write can leave behind, which nobody reads.
+func IsLeftover(name string) bool {
+	return leftover.MatchString(name) || strings.HasPrefix(name, stagingPrefix)
+}
+
 // leftover is the name of a temporary neighbour that writeWhole makes.
 var leftover = regexp.MustCompile(`^\..+\.tmp-\d+-\d+$`)
 

@@ -1,0 +1,234 @@
+// Package gitcmd asks a clone through the git command: revisions, the files of a
+// commit or of the index, what differs, blobs; and it makes commits and pushes
+// them.
+//
+// Most callers need [Open], then [Clone.Resolve], [Clone.Files], [Clone.Diff] and
+// [Clone.Blobs]. People's clones have work trees, alternates, partial and shallow
+// histories, credential helpers, hooks and signing; the git command knows them
+// all. The agent's own mirror, which must keep out of the environment, is in
+// gitops/source.
+package gitcmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Clone is a Git repository on this machine, with a work tree or bare.
+type Clone struct {
+	dir    string // where git is run
+	top    string // of the work tree; "" when bare
+	gitDir string
+	env    []string
+}
+
+// ErrNoClone: there is no Git repository around a folder.
+var ErrNoClone = errors.New("no Git repository")
+
+// Error is git's refusal of one command.
+type Error struct {
+	Command string // the verb, such as push
+	Code    int    // git's exit code
+	Said    string // what git wrote to standard error, without control characters
+}
+
+func (e *Error) Error() string {
+	said := e.Said
+	if said == "" {
+		said = fmt.Sprintf("exit code %d", e.Code)
+	}
+	return "git " + e.Command + ": " + said
+}
+
+// Open finds the repository around dir, which may be bare.
+func Open(ctx context.Context, dir string) (*Clone, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Clone{dir: abs, env: environment()}
+	out, err := c.Run(ctx, "rev-parse", "--is-bare-repository", "--absolute-git-dir")
+	if err != nil {
+		var refused *Error
+		if errors.As(err, &refused) && strings.Contains(refused.Said, "not a git repository") {
+			return nil, fmt.Errorf("%w: neither %s nor a folder above it is in one", ErrNoClone, abs)
+		}
+		return nil, err
+	}
+	bare, gitDir, _ := strings.Cut(strings.TrimSuffix(string(out), "\n"), "\n")
+	c.gitDir = filepath.FromSlash(gitDir)
+	if bare == "true" {
+		c.dir = c.gitDir
+		return c, nil
+	}
+	if out, err = c.Run(ctx, "rev-parse", "--show-toplevel"); err != nil {
+		return nil, err
+	}
+	c.top = filepath.FromSlash(strings.TrimSuffix(string(out), "\n"))
+	c.dir = c.top
+	return c, nil
+}
+
+// environment of every git: what a hook or a merge driver inherits from git stays,
+// but for the texts, which are read here, and what would read paths as patterns.
+func environment() []string {
+	env := append(os.Environ(), "LC_ALL=C", "GIT_LITERAL_PATHSPECS=1", "GIT_PAGER=cat", "GIT_OPTIONAL_LOCKS=0")
+	// git gives its hooks names relative to the folder it starts them in.
+	for _, name := range []string{"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"} {
+		if v := os.Getenv(name); v != "" && !filepath.IsAbs(v) {
+			if abs, err := filepath.Abs(v); err == nil {
+				env = append(env, name+"="+abs)
+			}
+		}
+	}
+	return env
+}
+
+// Top is the top folder of the work tree, "" for a bare repository.
+func (c *Clone) Top() string { return c.top }
+
+// Bare reports that there is no work tree.
+func (c *Clone) Bare() bool { return c.top == "" }
+
+// GitDir is the folder of the repository itself, absolute.
+func (c *Clone) GitDir() string { return c.gitDir }
+
+// Path is where git keeps a file of its own, such as hooks or info/attributes.
+func (c *Clone) Path(ctx context.Context, name string) (string, error) {
+	out, err := c.Run(ctx, "rev-parse", "--git-path", name)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.FromSlash(strings.TrimSuffix(string(out), "\n"))
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(c.dir, path)
+	}
+	return path, nil
+}
+
+// Prefix is dir as git sees it in the work tree: "" for its top, else a path with
+// slashes and one at its end.
+func (c *Clone) Prefix(dir string) (string, error) {
+	if c.Bare() {
+		return "", nil
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	rel, err := filepath.Rel(c.top, real)
+	if err != nil || !filepath.IsLocal(rel) {
+		return "", fmt.Errorf("%s is outside the work tree %s", dir, c.top)
+	}
+	if rel == "." {
+		return "", nil
+	}
+	return filepath.ToSlash(rel) + "/", nil
+}
+
+// Run runs git and returns its standard output. The error is an *Error.
+func (c *Clone) Run(ctx context.Context, args ...string) ([]byte, error) {
+	return c.RunWith(ctx, RunOptions{}, args...)
+}
+
+// RunOptions of RunWith.
+type RunOptions struct {
+	In  io.Reader
+	Env []string // added to the environment
+	// Err gets git's standard error as it comes, for work that talks to people, such as a
+	// push that asks for a password; it is kept for Error too.
+	Err io.Writer
+	// MaxOut bounds the output; 0 is 256 MiB.
+	MaxOut int64
+}
+
+// RunWith is Run with more to say.
+func (c *Clone) RunWith(ctx context.Context, opts RunOptions, args ...string) ([]byte, error) {
+	cmd := c.command(ctx, args...)
+	cmd.Stdin = opts.In
+	cmd.Env = append(cmd.Env, opts.Env...)
+	if opts.MaxOut == 0 {
+		opts.MaxOut = 256 << 20
+	}
+	out := &bounded{max: opts.MaxOut}
+	said := &bounded{max: 64 << 10, drop: true}
+	cmd.Stdout, cmd.Stderr = out, io.Writer(said)
+	if opts.Err != nil {
+		cmd.Stderr = io.MultiWriter(said, opts.Err)
+	}
+	err := cmd.Run()
+	if err == nil {
+		return out.Bytes(), nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if out.over {
+		return nil, fmt.Errorf("git %s: its answer has more than %d bytes", args[0], opts.MaxOut)
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return nil, fmt.Errorf("git cannot be run (is it installed, and in PATH?): %w", err)
+	}
+	return out.Bytes(), &Error{Command: args[0], Code: exit.ExitCode(), Said: oneText(said.String())}
+}
+
+func (c *Clone) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "core.quotePath=false", "-c", "advice.detachedHead=false"}, args...)...)
+	cmd.Dir, cmd.Env = c.dir, append([]string(nil), c.env...)
+	// An interrupted git can tidy up; killed, it leaves lock files.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// bounded keeps up to max bytes; then it fails, or drops the rest.
+type bounded struct {
+	bytes.Buffer
+	max  int64
+	drop bool
+	over bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if left := b.max - int64(b.Len()); int64(len(p)) > left {
+		b.over = true
+		if !b.drop {
+			return 0, errors.New("too much")
+		}
+		b.Buffer.Write(p[:left])
+		return len(p), nil
+	}
+	return b.Buffer.Write(p)
+}
+
+// oneText makes what git said fit for an error: its lines without the prefix and
+// without control characters.
+func oneText(s string) string {
+	var lines []string
+	for line := range strings.SplitSeq(strings.TrimSpace(s), "\n") {
+		// A progress bar overwrites itself.
+		line = line[strings.LastIndex(line, "\r")+1:]
+		line = strings.Map(func(r rune) rune {
+			if r < ' ' && r != '\t' || r == 0x7f {
+				return -1
+			}
+			return r
+		}, line)
+		for _, prefix := range []string{"fatal: ", "error: "} {
+			line = strings.TrimPrefix(line, prefix)
+		}
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "hint: ") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
