@@ -33,6 +33,7 @@ import (
 const (
 	exitFailed   = 1
 	exitUsage    = 2
+	exitFindings = 3
 	exitDenied   = 4
 	exitUnsealed = 5
 )
@@ -61,6 +62,7 @@ type app struct {
 	repo           string
 	keyring        string
 	passphraseFile string
+	neverAsk       bool // for a passphrase: the command does without keys
 
 	passphrases map[string][]byte // that were typed, by file
 
@@ -131,6 +133,8 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &usage), errors.Is(err, keyring.ErrSettings):
 		return exitUsage
+	case errors.Is(err, errFindings):
+		return exitFindings
 	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated):
 		return exitDenied
 	case errors.As(err, &misplaced) && misplaced.Misplaced:
@@ -154,8 +158,8 @@ func (a *app) root() *cobra.Command {
 is a pull request; an agent follows the branch and serves each value only to
 identities that hold read permission.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 4 permission
-denied, 5 cannot be unsealed (no key, tampered).`,
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found
+something, 4 permission denied, 5 cannot be unsealed (no key, tampered).`,
 		SilenceUsage: true, SilenceErrors: true, Version: buildVersion(),
 	}
 	root.SetVersionTemplate("sealward {{.Version}}\n")
@@ -164,7 +168,7 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 	root.PersistentFlags().StringVar(&a.passphraseFile, "passphrase-file", "", "file with the passphrase of a protected key (default: ask on the terminal)")
 	_ = root.MarkPersistentFlagDirname("repo")
 	_ = root.MarkPersistentFlagDirname("keyring")
-	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"keys", "Keys:"}, {"look", "Look:"}, {"run", "Run:"}} {
+	for _, g := range []struct{ id, title string }{{"write", "Write secrets:"}, {"keys", "Keys:"}, {"review", "Review:"}, {"look", "Look:"}, {"run", "Run:"}} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 	}
 	add := func(group string, cmds ...*cobra.Command) {
@@ -175,6 +179,7 @@ denied, 5 cannot be unsealed (no key, tampered).`,
 	}
 	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.importCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd())
 	add("keys", a.rotateCmd(), a.keysCmd())
+	add("review", a.checkCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())
 	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())
 	root.AddCommand(a.versionCmd())

@@ -47,6 +47,9 @@ func (a *app) askPassphrase(path string) ([]byte, error) {
 	if known := a.passphrases[path]; known != nil {
 		return bytes.Clone(known), nil
 	}
+	if a.neverAsk {
+		return nil, keyring.ErrCannotAsk
+	}
 	typed, err := a.hidden("Passphrase of " + path)
 	if err == nil && len(typed) == 0 {
 		err = errors.New("no passphrase was typed")

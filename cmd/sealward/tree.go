@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -49,6 +50,28 @@ func (a *app) rings() func(manifest.Workspace) (*keyring.Ring, error) {
 			})
 		}
 		return read[ws]()
+	}
+}
+
+// optionalRings is rings for commands that a key only helps: nobody is asked for a
+// passphrase, and a protected ring counts as none.
+func (a *app) optionalRings() func(manifest.Workspace) (*keyring.Ring, error) {
+	a.neverAsk = true
+	rings := a.rings()
+	var once sync.Once
+	return func(ws manifest.Workspace) (*keyring.Ring, error) {
+		ring, err := rings(ws)
+		var usage usageError
+		switch {
+		case errors.Is(err, keyring.ErrProtected):
+			once.Do(func() {
+				fmt.Fprintln(a.Err, "note: a passphrase protects keys of the keyring; what only they open is not opened (--passphrase-file opens it)")
+			})
+			return nil, keyring.ErrNoRing
+		case errors.As(err, &usage) && a.keyring == "" && a.Getenv("SEALWARD_KEYRING") == "":
+			return nil, keyring.ErrNoRing // there is no place where one could be
+		}
+		return ring, err
 	}
 }
 

@@ -95,12 +95,12 @@ func parseFiles(out []byte, parse func([]string) (Mode, string, error)) ([]File,
 // Diff lists what differs between two commits below the paths given. A file that
 // moved is one that is gone and one that is new.
 func (c *Clone) Diff(ctx context.Context, from, to string, paths ...string) ([]Change, error) {
-	return c.diff(ctx, append([]string{"diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-ext-diff", "--full-index", from, to, "--"}, paths...))
+	return c.diff(ctx, append([]string{"diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-abbrev", from, to, "--"}, paths...))
 }
 
 // DiffStaged lists what differs between a commit and the index.
 func (c *Clone) DiffStaged(ctx context.Context, from string, paths ...string) ([]Change, error) {
-	return c.diff(ctx, append([]string{"diff-index", "--cached", "-z", "--raw", "--no-renames", "--no-ext-diff", "--full-index", from, "--"}, paths...))
+	return c.diff(ctx, append([]string{"diff-index", "--cached", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-abbrev", from, "--"}, paths...))
 }
 
 // DiffWorkTree lists what differs between a commit and the work tree, files that Git does not
@@ -108,7 +108,7 @@ func (c *Clone) DiffStaged(ctx context.Context, from string, paths ...string) ([
 func (c *Clone) DiffWorkTree(ctx context.Context, from string, paths ...string) ([]Change, error) {
 	// git diff, and not diff-index, which would call a file changed that was only
 	// touched.
-	changes, err := c.diff(ctx, append([]string{"diff", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-textconv", "--full-index", "--ignore-submodules=none", from, "--"}, paths...))
+	changes, err := c.diff(ctx, append([]string{"diff", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-abbrev", "--ignore-submodules=none", from, "--"}, paths...))
 	if err != nil {
 		return nil, err
 	}

@@ -101,6 +101,12 @@ type Tree struct {
 	procs []*gitcmd.Blobs
 }
 
+// The names of the trees that are no commit.
+const (
+	indexName    = "index"
+	workTreeName = "work tree"
+)
+
 // At is the tree of a commit.
 func (r *Repo) At(ctx context.Context, rev string) (*Tree, error) {
 	clone, err := r.Clone()
@@ -128,7 +134,7 @@ func (r *Repo) Staged(context.Context) (*Tree, error) {
 	if clone.Bare() {
 		return nil, errors.New("a bare repository has no index")
 	}
-	return &Tree{Name: "index", repo: r, list: func(ctx context.Context, paths []string) ([]File, error) {
+	return &Tree{Name: indexName, repo: r, list: func(ctx context.Context, paths []string) ([]File, error) {
 		files, err := clone.Staged(ctx, r.inClone(paths)...)
 		return r.inRepository(files), err
 	}}, nil
@@ -139,7 +145,7 @@ func (r *Repo) WorkTree() (*Tree, error) {
 	if r.local == nil {
 		return nil, fmt.Errorf("%w: there are no files on disk here; name a commit", workspace.ErrNoRepository)
 	}
-	return &Tree{Name: "work tree", repo: r, list: func(ctx context.Context, paths []string) ([]File, error) {
+	return &Tree{Name: workTreeName, repo: r, list: func(ctx context.Context, paths []string) ([]File, error) {
 		return walk(ctx, r.local.Dir(), paths)
 	}}, nil
 }
@@ -343,7 +349,7 @@ func (r *Repo) Changed(ctx context.Context, from, to *Tree, paths ...string) ([]
 		return nil, errors.New("only what differs from a commit can be told")
 	case to.Commit != "":
 		changes, err = clone.Diff(ctx, from.Commit, to.Commit, in...)
-	case to.Name == "index":
+	case to.Name == indexName:
 		changes, err = clone.DiffStaged(ctx, from.Commit, in...)
 	default:
 		changes, err = clone.DiffWorkTree(ctx, from.Commit, in...)

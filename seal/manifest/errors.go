@@ -17,7 +17,20 @@ type Error struct {
 	Leaked bool
 	// Misplaced says that the manifest stands where another belongs (CheckPlace).
 	Misplaced bool
+	// Reason tells some errors apart; "" for all others.
+	Reason Reason
 }
+
+// Reason of an Error.
+type Reason string
+
+// The reasons that are told apart.
+const (
+	ReasonACL      Reason = "acl"       // the name's -r or -rw says something else than acl
+	ReasonUseCase  Reason = "use-case"  // a grant for a use case that nobody knows
+	ReasonSelector Reason = "selector"  // a grant that selects nothing
+	ReasonTooLarge Reason = "too-large" // more bytes than a manifest may have
+)
 
 func (e *Error) Error() string {
 	var b strings.Builder

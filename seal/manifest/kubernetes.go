@@ -188,8 +188,9 @@ func (d *decoder) annotation(m *Manifest, p Pair, v *yaml.Node) (keep bool) {
 			d.fail(v, field, "must be one line")
 		}
 		m.Owner = p.Value
+	case own == "expires": // Expiry reads it
 	default:
-		d.fail(v, field, "is no annotation of sealward; known are sealward.dev/acl, sealward.dev/owner and sealward.dev/binding")
+		d.fail(v, field, "is no annotation of sealward; known are sealward.dev/acl, sealward.dev/owner, sealward.dev/expires and sealward.dev/binding")
 	}
 	return true
 }

@@ -40,7 +40,7 @@ func (d *decoder) fail(n *yaml.Node, field, format string, args ...any) *Error {
 // readDocument returns the root mapping of the one document in data.
 func (d *decoder) readDocument(data []byte) *yaml.Node {
 	if len(data) > MaxSize {
-		d.fail(nil, "", "has %d bytes; a manifest may have at most %d", len(data), MaxSize)
+		d.fail(nil, "", "has %d bytes; a manifest may have at most %d", len(data), MaxSize).Reason = ReasonTooLarge
 		return nil
 	}
 	if !utf8.Valid(data) {

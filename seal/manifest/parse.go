@@ -155,7 +155,7 @@ func (d *decoder) secret(m *Manifest, f *fieldSet) {
 func (d *decoder) checkSuffix(m *Manifest, n *yaml.Node, field string) {
 	name := m.Name.String()
 	if acl := m.Secret.ACL; strings.HasSuffix(name, "-rw") && acl == Read || strings.HasSuffix(name, "-r") && acl == ReadWrite {
-		d.fail(n, field, "is %s, but the name %s says otherwise; change one of them", acl, name)
+		d.fail(n, field, "is %s, but the name %s says otherwise; change one of them", acl, name).Reason = ReasonACL
 	}
 }
 
@@ -310,13 +310,31 @@ func (d *decoder) checkSealed(v *yaml.Node, field string) {
 }
 
 // CheckSealed refuses a manifest whose values stand in the clear, which is wrong
-// wherever manifests are committed.
+// wherever manifests are committed. The error is an [Errors] with the place of each.
 func (m *Manifest) CheckSealed() error {
 	if m.Sealed || !m.Kind.IsSecret() {
 		return nil
 	}
-	field := m.Sections().Text
-	return Errors{{File: m.File, Field: strings.Join(field[:len(field)-1], "."), Msg: leaked, Leaked: true}}
+	body := m.Sections().Text
+	body = body[:len(body)-1]
+	var errs Errors
+	add := func(key Key, section string, line, column int) {
+		if len(errs) < maxErrors {
+			field := strings.Join(append(slices.Clip(body), section, key.String()), ".")
+			errs = append(errs, &Error{File: m.File, Line: line, Column: column, Field: field, Msg: leaked, Leaked: true})
+		}
+	}
+	for _, e := range m.Secret.Entries {
+		section := m.Sections().Text
+		if e.Binary {
+			section = m.Sections().Base64
+		}
+		add(e.Key, section[len(section)-1], e.Line, e.Column)
+	}
+	for _, f := range m.Secret.Files {
+		add(f.Key, "files", f.Line, f.Column)
+	}
+	return errs
 }
 
 const leaked = "is not sealed. Treat the value as leaked: rotate the credential at its source, then seal the new one (sealward seal)"
@@ -365,12 +383,12 @@ func (d *decoder) grant(m *Manifest, f *fieldSet) {
 		case string(ReadSpecificSecret), string(ReadAllSecrets), string(ListSecrets):
 			out.UseCase = UseCase(v)
 		default:
-			d.fail(n, "grant.policy_use_case_id", "%s is unknown; read-specific-secret, read-all-secrets or list-secrets", quote(v))
+			d.fail(n, "grant.policy_use_case_id", "%s is unknown; read-specific-secret, read-all-secrets or list-secrets", quote(v)).Reason = ReasonUseCase
 		}
 	}
 	subjects, node := g.texts("subjects")
 	if node == nil || len(node.Content) == 0 {
-		d.fail(orElse(node, body), "grant.subjects", "is missing; name at least one users:id:… or roles:id:…")
+		d.fail(orElse(node, body), "grant.subjects", "is missing; name at least one users:id:… or roles:id:…").Reason = ReasonSelector
 	}
 	for _, n := range subjects {
 		s, err := ParseSubject(n.Value)
@@ -391,11 +409,11 @@ func (d *decoder) grant(m *Manifest, f *fieldSet) {
 	}
 	switch {
 	case out.UseCase == ReadSpecificSecret && (node == nil || len(node.Content) == 0):
-		d.fail(orElse(node, body), "grant.secrets", "is missing; read-specific-secret names at least one secret or pattern")
+		d.fail(orElse(node, body), "grant.secrets", "is missing; read-specific-secret names at least one secret or pattern").Reason = ReasonSelector
 	case out.UseCase == ReadAllSecrets && node != nil:
 		d.fail(node, "grant.secrets", "stands beside read-all-secrets; use read-specific-secret, or remove it")
 	case node != nil && len(node.Content) == 0:
-		d.fail(node, "grant.secrets", "is empty; remove it or name a secret")
+		d.fail(node, "grant.secrets", "is empty; remove it or name a secret").Reason = ReasonSelector
 	}
 	keys, node := g.texts("keys")
 	for _, n := range keys {
@@ -408,7 +426,7 @@ func (d *decoder) grant(m *Manifest, f *fieldSet) {
 	}
 	switch {
 	case node != nil && len(node.Content) == 0:
-		d.fail(node, "grant.keys", "is empty; remove it or name a key")
+		d.fail(node, "grant.keys", "is empty; remove it or name a key").Reason = ReasonSelector
 	case node != nil && out.UseCase == ListSecrets:
 		d.fail(node, "grant.keys", "stands beside list-secrets, which shows no values; remove it")
 	}
@@ -450,7 +468,7 @@ func (d *decoder) grantWorkspaces(m *Manifest, g *fieldSet, out *Grant) {
 		d.fail(node, "grant.workspaces", "stands in a grant of workspace %s; only a grant under instance/grants spans workspaces", m.Workspace)
 	}
 	if len(node.Content) == 0 {
-		d.fail(node, "grant.workspaces", "is empty; name a workspace, or instance for instance secrets")
+		d.fail(node, "grant.workspaces", "is empty; name a workspace, or instance for instance secrets").Reason = ReasonSelector
 	}
 	for _, n := range list {
 		ws, err := ParseScope(n.Value)

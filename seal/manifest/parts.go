@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -24,25 +23,52 @@ func PartOf(path string, place Place, m *Manifest) Part {
 	return p
 }
 
+// PartsError is why the files of one secret do not make one.
+type PartsError struct {
+	Reason PartsReason
+	// First and Second are the two files that disagree, in the order of their paths.
+	First, Second string
+	Key           string // the key that stands in both, for PartsKey
+}
+
+// PartsReason of a PartsError.
+type PartsReason string
+
+// The reasons.
+const (
+	PartsTwice PartsReason = "twice" // the secret stands in two places
+	PartsType  PartsReason = "type"  // parts state another type or acl
+	PartsKey   PartsReason = "key"   // one key in two parts
+)
+
+func (e *PartsError) Error() string {
+	both := e.First + " and " + e.Second + ": "
+	switch e.Reason {
+	case PartsKey:
+		return both + "key " + e.Key + " stands in both parts; remove it from one"
+	case PartsType:
+		return both + "parts of one secret must repeat its type and acl"
+	}
+	return both + "a secret is one file or one folder of parts, and stands in one place; remove one"
+}
+
 // CheckParts holds the files of one secret to each other: one file or one folder
-// of parts, of one type and acl, with disjoint keys. The error names two files.
-// It needs no key: a sealed manifest shows the names of its keys.
+// of parts, of one type and acl, with disjoint keys. The error is a *PartsError. It
+// needs no key: a sealed manifest shows the names of its keys.
 func CheckParts(parts []Part) error {
 	parts = slices.SortedFunc(slices.Values(parts), func(a, b Part) int { return strings.Compare(a.Path, b.Path) })
 	keys := map[string]string{}
 	for _, p := range parts {
 		first := parts[0]
 		switch {
-		case p.InFolder != first.InFolder:
-			return fmt.Errorf("%s and %s: a secret is one file or one folder of parts, not both; remove one", first.Path, p.Path)
-		case !p.InFolder && p.Path != first.Path:
-			return fmt.Errorf("%s and %s: a secret is one file; remove one", first.Path, p.Path)
+		case p.InFolder != first.InFolder, !p.InFolder && p.Path != first.Path:
+			return &PartsError{Reason: PartsTwice, First: first.Path, Second: p.Path}
 		case p.Type != first.Type || p.ACL != first.ACL:
-			return fmt.Errorf("%s and %s: parts of one secret must repeat its type and acl", first.Path, p.Path)
+			return &PartsError{Reason: PartsType, First: first.Path, Second: p.Path}
 		}
 		for _, k := range p.Keys {
 			if other, twice := keys[k]; twice {
-				return fmt.Errorf("%s and %s: key %s stands in both parts; remove it from one", other, p.Path, k)
+				return &PartsError{Reason: PartsKey, First: other, Second: p.Path, Key: k}
 			}
 			keys[k] = p.Path
 		}

@@ -107,13 +107,7 @@ func (m *Manifest) CheckPlace(p Place) error {
 			field = map[string]string{"type": "kind", "name": "metadata.name", "workspace": "metadata.namespace"}[field]
 		}
 		e := &Error{File: m.File, Field: field, Msg: fmt.Sprintf(format, args...), Misplaced: true}
-		n := m.root
-		for name := range strings.SplitSeq(field, ".") {
-			if n = fieldOf(n, name); n == nil {
-				return e
-			}
-		}
-		e.Line, e.Column = n.Line, n.Column
+		e.Line, e.Column = m.At(strings.Split(field, ".")...)
 		return e
 	}
 	switch {
@@ -147,6 +141,33 @@ func (m *Manifest) CheckPlace(p Place) error {
 		return wrong("name", "is %s, but the path says %s; file (or folder of parts) and name must be equal", m.Name, p.Name)
 	}
 	return nil
+}
+
+// At says where the value of a field stands: line and column, 1-based; both are 0
+// when the manifest has no such field.
+func (m *Manifest) At(path ...string) (line, column int) {
+	n := m.root
+	for _, name := range path {
+		if n = fieldOf(n, name); n == nil {
+			return 0, 0
+		}
+	}
+	return n.Line, n.Column
+}
+
+// AtItem is At for one item of a list, counted from 0; it is the list's place where
+// there is no such item.
+func (m *Manifest) AtItem(i int, path ...string) (line, column int) {
+	n := m.root
+	for _, name := range path {
+		if n = fieldOf(n, name); n == nil {
+			return 0, 0
+		}
+	}
+	if i < len(n.Content) && n.Kind == yaml.SequenceNode {
+		n = n.Content[i]
+	}
+	return n.Line, n.Column
 }
 
 // fieldOf is the value of a field of a mapping, nil when it is absent.

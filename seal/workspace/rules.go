@@ -100,6 +100,15 @@ func (t *texts) UnmarshalYAML(n *yaml.Node) error {
 // ErrKeyGroups: a rule with key groups is for a person to edit.
 var ErrKeyGroups = errors.New("has key_groups; edit it there, then rotate without naming recipients")
 
+// RuleError is what is wrong with one rule of a .sops.yaml.
+type RuleError struct {
+	Line int
+	Err  error
+}
+
+func (e *RuleError) Error() string { return fmt.Sprintf("%s:%d: %s", RulesFile, e.Line, e.Err) }
+func (e *RuleError) Unwrap() error { return e.Err }
+
 // ErrNoRule says that no creation rule covers a workspace.
 var ErrNoRule = errors.New("no creation rule")
 
@@ -129,7 +138,7 @@ func ParseRules(data []byte) (*Rules, error) {
 	for i, n := range list.Content {
 		one, err := parseRule(n)
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d: creation_rules[%d]: %w", RulesFile, n.Line, i, err)
+			return nil, &RuleError{Line: n.Line, Err: fmt.Errorf("creation_rules[%d]: %w", i, err)}
 		}
 		r.rules = append(r.rules, one)
 	}
