@@ -55,26 +55,27 @@ func Open(ctx context.Context, dir string) (*Clone, error) {
 		return nil, err
 	}
 	c := &Clone{dir: abs, env: environment()}
-	out, err := c.Run(ctx, "rev-parse", "--is-bare-repository", "--absolute-git-dir")
-	if err != nil {
-		var refused *Error
-		if errors.As(err, &refused) && strings.Contains(refused.Said, "not a git repository") {
-			return nil, fmt.Errorf("%w: neither %s nor a folder above it is in one", ErrNoClone, abs)
-		}
-		return nil, err
-	}
-	bare, gitDir, _ := strings.Cut(strings.TrimSuffix(string(out), "\n"), "\n")
-	c.gitDir = filepath.FromSlash(gitDir)
-	if bare == "true" {
+	// In a bare repository git prints the first two and refuses the third.
+	out, err := c.Run(ctx, "rev-parse", "--is-bare-repository", "--absolute-git-dir", "--show-toplevel")
+	lines := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	switch {
+	case err == nil && len(lines) == 3:
+		c.gitDir, c.top = filepath.FromSlash(lines[1]), filepath.FromSlash(lines[2])
+		c.dir = c.top
+		return c, nil
+	case len(lines) == 2:
+		c.gitDir = filepath.FromSlash(lines[1])
 		c.dir = c.gitDir
 		return c, nil
 	}
-	if out, err = c.Run(ctx, "rev-parse", "--show-toplevel"); err != nil {
-		return nil, err
+	var refused *Error
+	if errors.As(err, &refused) && strings.Contains(refused.Said, "not a git repository") {
+		return nil, fmt.Errorf("%w: neither %s nor a folder above it is in one", ErrNoClone, abs)
 	}
-	c.top = filepath.FromSlash(strings.TrimSuffix(string(out), "\n"))
-	c.dir = c.top
-	return c, nil
+	if err == nil {
+		err = errors.New("git rev-parse: its answer cannot be read")
+	}
+	return nil, err
 }
 
 // environment of every git: what a hook or a merge driver inherits from git stays,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -76,7 +77,7 @@ func (c *checker) outside(ctx context.Context) error {
 		{"-F", "-e", privateKeys()[0], "-e", privateKeys()[1]},
 		{"-E", "-e", `^[[:space:]]*"?(type|kind)"?:[[:space:]]*"?(secret|instance-secret|Secret)"?,?[[:space:]]*$`},
 	} {
-		found, err := c.tree.grep(ctx, search, true)
+		found, err := c.tree.grep(ctx, search, nil, true)
 		if err != nil {
 			return err
 		}
@@ -105,10 +106,27 @@ func (c *checker) outside(ctx context.Context) error {
 	})
 }
 
-// grep lists the files of the tree that hold something. elsewhere leaves out
+// grep lists the files of the tree that hold something; in has patterns for -f -.
+// elsewhere leaves out
 // workspaces/ and instance/.
-func (t *Tree) grep(ctx context.Context, pattern []string, elsewhere bool) ([]string, error) {
-	args := append([]string{"grep", "-l", "-z", "-I", "--full-name", "--no-color"}, pattern...)
+func (t *Tree) grep(ctx context.Context, pattern []string, in io.Reader, elsewhere bool) ([]string, error) {
+	out, err := t.grepRaw(ctx, append([]string{"-l", "-z"}, pattern...), in, !elsewhere)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for p := range strings.SplitSeq(string(out), "\x00") {
+		p = strings.TrimPrefix(p, t.Commit+":")
+		if p, ok := strings.CutPrefix(p, t.repo.prefix); ok && p != "" {
+			found = append(found, p)
+		}
+	}
+	return found, nil
+}
+
+// grepRaw runs git grep over the tree, within workspaces/ and instance/ or elsewhere.
+func (t *Tree) grepRaw(ctx context.Context, pattern []string, in io.Reader, within bool) ([]byte, error) {
+	args := append([]string{"grep", "-I", "--full-name", "--no-color"}, pattern...)
 	switch {
 	case t.Commit != "":
 		args = append(args, t.Commit)
@@ -118,64 +136,59 @@ func (t *Tree) grep(ctx context.Context, pattern []string, elsewhere bool) ([]st
 		args = append(args, "--untracked")
 	}
 	top := t.repo.prefix
-	args = append(args, "--", ":(top,literal)"+top)
-	if elsewhere {
-		args = append(args, ":(top,exclude)"+top+"workspaces", ":(top,exclude)"+top+"instance")
+	if within {
+		args = append(args, "--", ":(top,literal)"+top+"workspaces", ":(top,literal)"+top+"instance")
+	} else {
+		args = append(args, "--", ":(top,literal)"+top, ":(top,exclude,literal)"+top+"workspaces", ":(top,exclude,literal)"+top+"instance")
 	}
-	out, err := t.repo.clone.RunWith(ctx, gitcmd.RunOptions{Env: []string{"GIT_LITERAL_PATHSPECS=0"}}, args...)
+	out, err := t.repo.clone.RunWith(ctx, gitcmd.RunOptions{In: in, Env: []string{"GIT_LITERAL_PATHSPECS=0"}}, args...)
 	var refused *gitcmd.Error
 	if errors.As(err, &refused) && refused.Code == 1 && refused.Said == "" {
 		return nil, nil // nothing found
 	}
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for p := range strings.SplitSeq(string(out), "\x00") {
-		p = strings.TrimPrefix(p, t.Commit+":")
-		if p, ok := strings.CutPrefix(p, top); ok && p != "" {
-			found = append(found, p)
-		}
-	}
-	return found, nil
+	return out, err
 }
 
 // copies looks for the bindings of added files in the base: a file that was copied
 // or moved brought it along.
 func (c *checker) copies(ctx context.Context) error {
-	var patterns []string
-	by := map[string]string{}
+	added := map[string]string{}
 	for b, p := range c.bindings {
 		if ch := c.changed[p]; ch.Old == nil && ch.New != nil {
-			patterns = append(patterns, "-e", b)
-			by[b] = p
+			added[b] = p
 		}
 	}
-	if len(patterns) == 0 {
+	if len(added) == 0 {
 		return nil
 	}
-	found, err := c.opts.Base.grep(ctx, append([]string{"-F"}, patterns...), false)
+	// All bindings of the base, however many are looked for: YAML's and JSON's.
+	out, err := c.opts.Base.grepRaw(ctx, []string{"-h", "-F", "-e", "binding: ENC[", "-e", `binding": "ENC[`}, nil, true)
 	if err != nil {
 		return err
 	}
-	for _, p := range found {
-		data, err := c.opts.Base.ReadPath(ctx, p)
-		if err != nil {
+	for line := range strings.Lines(string(out)) {
+		start, end := strings.Index(line, "ENC["), strings.LastIndexByte(line, ']')
+		if start < 0 || end < start {
 			continue
 		}
-		for b, added := range by {
-			if bytes.Contains(data, []byte(b)) && p != added {
-				line := 1
-				if now, err := c.tree.ReadPath(ctx, added); err == nil {
-					if at := bytes.Index(now, []byte(b)); at >= 0 {
-						line = bytes.Count(now[:at], []byte("\n")) + 1
-					}
-				}
-				c.add(BindingCopied, added, line, 0, "", "holds the sealed binding of "+p+": it is a copy of that file, and will not open here", "")
+		p, found := added[line[start:end+1]]
+		if !found || c.has(BindingCopied, p) {
+			continue
+		}
+		at := 1
+		if now, err := c.tree.ReadPath(ctx, p); err == nil {
+			if i := bytes.Index(now, []byte(line[start:end+1])); i >= 0 {
+				at = bytes.Count(now[:i], []byte("\n")) + 1
 			}
 		}
+		c.add(BindingCopied, p, at, 0, "", "holds the sealed binding of another file: it is a copy, and will not open here", "")
 	}
 	return nil
+}
+
+// has reports a finding that was made already.
+func (c *checker) has(id CheckID, path string) bool {
+	return slices.ContainsFunc(c.findings, func(f Finding) bool { return f.ID == id && f.Path == path })
 }
 
 // removed looks for what still refers to secrets that are gone.
@@ -188,7 +201,7 @@ func (c *checker) removed(ctx context.Context, gone map[secretID]bool) error {
 			left[id] = append(left[id], p)
 		}
 	}
-	var patterns []string
+	var names strings.Builder // one a line
 	for id := range left {
 		folder := strings.TrimSuffix(manifest.SecretPath(id.ws, id.name), ".yaml")
 		still, err := c.tree.Files(ctx, folder, folder+".yaml", folder+".json")
@@ -199,12 +212,12 @@ func (c *checker) removed(ctx context.Context, gone map[secretID]bool) error {
 			delete(left, id)
 			continue
 		}
-		patterns = append(patterns, "-e", id.name.String())
+		names.WriteString(id.name.String() + "\n")
 	}
 	if len(left) == 0 {
 		return nil
 	}
-	found, err := c.tree.grep(ctx, append([]string{"-F"}, patterns...), true)
+	found, err := c.tree.grep(ctx, []string{"-F", "-f", "-"}, strings.NewReader(names.String()), true)
 	if err != nil || len(found) == 0 {
 		return err
 	}

@@ -26,7 +26,7 @@ var testNow = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
 // testRepo is a sealed repository with a few secrets, grants and roles, committed.
 type testRepo struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	ids  map[string]*age.X25519Identity // by workspace
 	to   map[string]workspace.Recipients
@@ -34,7 +34,7 @@ type testRepo struct {
 	git  *Repo
 }
 
-func newTestRepo(t *testing.T) *testRepo {
+func newTestRepo(t testing.TB) *testRepo {
 	t.Helper()
 	r := &testRepo{t: t, dir: t.TempDir(), ids: map[string]*age.X25519Identity{}, to: map[string]workspace.Recipients{}, made: testNow.Add(-time.Hour)}
 	for _, v := range [][2]string{{"GIT_CONFIG_NOSYSTEM", "1"}, {"GIT_CONFIG_GLOBAL", os.DevNull}, {"GIT_AUTHOR_NAME", "dana"}, {"GIT_AUTHOR_EMAIL", "dana@example.com"}, {"GIT_COMMITTER_NAME", "dana"}, {"GIT_COMMITTER_EMAIL", "dana@example.com"}} {

@@ -96,7 +96,6 @@ type Tree struct {
 	list func(ctx context.Context, paths []string) ([]File, error)
 
 	mu    sync.Mutex
-	disk  *os.Root        // opened when it is first needed
 	free  []*gitcmd.Blobs // readers that nobody uses now
 	procs []*gitcmd.Blobs
 }
@@ -113,9 +112,11 @@ func (r *Repo) At(ctx context.Context, rev string) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	commit, err := clone.Resolve(ctx, rev)
-	if err != nil {
-		return nil, err
+	commit := rev
+	if !gitcmd.IsCommitID(rev) { // of an id git says later whether it is a commit
+		if commit, err = clone.Resolve(ctx, rev); err != nil {
+			return nil, err
+		}
 	}
 	t := &Tree{Name: rev, Commit: commit, repo: r}
 	t.list = func(ctx context.Context, paths []string) ([]File, error) {
@@ -179,6 +180,10 @@ func walk(ctx context.Context, dir string, paths []string) ([]File, error) {
 	}
 	var out []File
 	for _, p := range paths {
+		if link := linkAbove(dir, p); link != "" {
+			out = append(out, File{Path: link, Mode: gitcmd.Symlink})
+			continue
+		}
 		err := filepath.WalkDir(filepath.Join(dir, filepath.FromSlash(p)), func(file string, d fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
@@ -217,6 +222,20 @@ func walk(ctx context.Context, dir string, paths []string) ([]File, error) {
 	}
 	slices.SortFunc(out, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	return slices.Compact(out), nil
+}
+
+// linkAbove is the first folder above a path that is a symbolic link, "" when none
+// is.
+func linkAbove(dir, path string) string {
+	for i, c := range path {
+		if c != '/' {
+			continue
+		}
+		if info, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(path[:i]))); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			return path[:i]
+		}
+	}
+	return ""
 }
 
 // Files lists the files at and below the paths given (all without any), which end
@@ -288,20 +307,10 @@ func (t *Tree) blobs(ctx context.Context) (*gitcmd.Blobs, error) {
 	return b, nil
 }
 
+// readDisk reads a file that Files listed, so that no folder above it is a link.
 func (t *Tree) readDisk(path string) ([]byte, error) {
-	t.mu.Lock()
-	if t.disk == nil {
-		root, err := os.OpenRoot(t.repo.local.Dir())
-		if err != nil {
-			t.mu.Unlock()
-			return nil, err
-		}
-		t.disk = root
-	}
-	disk := t.disk
-	t.mu.Unlock()
-	name := filepath.FromSlash(path)
-	info, err := disk.Lstat(name)
+	name := filepath.Join(t.repo.local.Dir(), filepath.FromSlash(path))
+	info, err := os.Lstat(name)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
@@ -310,7 +319,11 @@ func (t *Tree) readDisk(path string) ([]byte, error) {
 	case info.Size() > manifest.MaxSize:
 		return nil, fmt.Errorf("%s: %w: it has %d bytes; at most %d", path, gitcmd.ErrTooLarge, info.Size(), manifest.MaxSize)
 	}
-	return disk.ReadFile(name)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
+	}
+	return data, nil
 }
 
 // Close ends what reads the tree.
@@ -320,10 +333,7 @@ func (t *Tree) Close() {
 	for _, b := range t.procs {
 		_ = b.Close()
 	}
-	if t.disk != nil {
-		_ = t.disk.Close()
-	}
-	t.procs, t.free, t.disk = nil, nil, nil
+	t.procs, t.free = nil, nil
 }
 
 // Rules reads the tree's .sops.yaml; without one there are no rules.

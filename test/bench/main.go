@@ -50,6 +50,7 @@ var sections = []section{
 	{"seal", (*bench).one},
 	{"sync", (*bench).sync},
 	{"read", (*bench).reads},
+	{"review", (*bench).review},
 }
 
 func main() {
@@ -68,7 +69,7 @@ func run(ctx context.Context) (err error) {
 	var child bool
 	flag.IntVar(&b.n, "n", 10_000, "manifests of the generated repository")
 	flag.DurationVar(&b.time, "time", 3*time.Second, "how long each kind of read is measured")
-	flag.StringVar(&only, "only", "", "run only these sections, separated by commas: seal, sync, read")
+	flag.StringVar(&only, "only", "", "run only these sections, separated by commas: seal, sync, read, review")
 	flag.StringVar(&dir, "dir", os.TempDir(), "folder for the temporary files; its disk decides what a sync to disk costs")
 	flag.BoolVar(&child, "child", false, "for the bench itself: be the agent that it measures")
 	flag.Parse()
