@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -454,4 +455,26 @@ func (r *testRepo) open(m *manifest.Manifest) *seal.Envelope {
 		r.t.Fatal(err)
 	}
 	return opened
+}
+
+// TestChecksAreDocumented: docs/checks.md tells of each check, with its level, and of
+// no other.
+func TestChecksAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/checks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| (error|warning) \\| .{10}").FindAllStringSubmatch(string(page), -1) {
+		documented[m[1]] = m[2]
+	}
+	for _, a := range Checks() {
+		if got := documented[string(a.ID)]; got != string(a.Level) {
+			t.Errorf("%s: documented as %q, is %s", a.ID, got, a.Level)
+		}
+		delete(documented, string(a.ID))
+	}
+	for id := range documented {
+		t.Errorf("docs/checks.md tells of %s, which is no check", id)
+	}
 }

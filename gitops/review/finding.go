@@ -31,6 +31,9 @@ type Finding struct {
 
 // sortFindings puts findings in the order of files and lines, without repetitions.
 func sortFindings(fs []Finding) []Finding {
+	if fs == nil {
+		fs = []Finding{} // a list in JSON
+	}
 	slices.SortFunc(fs, func(a, b Finding) int {
 		return cmp.Or(strings.Compare(a.Path, b.Path), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.ID, b.ID), strings.Compare(a.Message, b.Message))
 	})
