@@ -167,7 +167,7 @@ func (c *Clone) RunWith(ctx context.Context, opts RunOptions, args ...string) ([
 	}
 	err := cmd.Run()
 	if err == nil {
-		return out.Bytes(), nil
+		return out.buf.Bytes(), nil
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -179,7 +179,7 @@ func (c *Clone) RunWith(ctx context.Context, opts RunOptions, args ...string) ([
 	if !errors.As(err, &exit) {
 		return nil, fmt.Errorf("git cannot be run (is it installed, and in PATH?): %w", err)
 	}
-	return out.Bytes(), &Error{Command: args[0], Code: exit.ExitCode(), Said: oneText(said.String())}
+	return out.buf.Bytes(), &Error{Command: args[0], Code: exit.ExitCode(), Said: oneText(said.buf.String())}
 }
 
 func (c *Clone) command(ctx context.Context, args ...string) *exec.Cmd {
@@ -193,22 +193,22 @@ func (c *Clone) command(ctx context.Context, args ...string) *exec.Cmd {
 
 // bounded keeps up to max bytes; then it fails, or drops the rest.
 type bounded struct {
-	bytes.Buffer
+	buf  bytes.Buffer // not embedded: its ReadFrom would go past Write
 	max  int64
 	drop bool
 	over bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if left := b.max - int64(b.Len()); int64(len(p)) > left {
+	if left := b.max - int64(b.buf.Len()); int64(len(p)) > left {
 		b.over = true
 		if !b.drop {
 			return 0, errors.New("too much")
 		}
-		b.Buffer.Write(p[:left])
+		b.buf.Write(p[:left])
 		return len(p), nil
 	}
-	return b.Buffer.Write(p)
+	return b.buf.Write(p)
 }
 
 // oneText makes what git said fit for an error: its lines without the prefix and
