@@ -243,17 +243,8 @@ func (c *change) compare(ctx context.Context, commit source.Hash) error {
 	return nil
 }
 
-// inRoot makes a path of the repository relative to the agent's root: "." for
-// the root itself and the folders above it.
-func (a *Agent) inRoot(path string) string {
-	if a.Root == "." || a.Root == "" {
-		return path
-	}
-	if strings.HasPrefix(a.Root+"/", path+"/") {
-		return "."
-	}
-	return strings.TrimPrefix(path, a.Root+"/")
-}
+// inRoot makes a path of the repository relative to the agent's root.
+func (a *Agent) inRoot(path string) string { return source.InRoot(a.Root, path) }
 
 // file takes one changed file into the change; entry is nil when it is gone.
 func (c *change) file(path string, entry *source.Entry) {
@@ -377,14 +368,17 @@ func (c *change) policyFile(path string, place manifest.Place, entry *source.Ent
 	if entry == nil {
 		return
 	}
-	m, closes, err := c.readPolicy(path, place, entry)
+	var read func() ([]byte, error)
+	if entry.Mode == filemode.Regular || entry.Mode == filemode.Executable {
+		read = func() ([]byte, error) { return c.a.Mirror.ReadBlob(entry.Hash, manifest.MaxSize) }
+	}
+	f, err := access.ReadFile(path, place, read)
+	files[path] = f
 	if err == nil {
-		files[path] = access.File{Path: path, Manifest: m}
 		return
 	}
-	files[path] = access.File{Path: path, Closes: closes}
 	p := unseal.Problem{Path: path, Class: unseal.FailManifest, Message: err.Error()}
-	if closes {
+	if f.Closes {
 		p.Closes = place.Scope.String()
 		p.Message += "\nUntil it is mended or removed, reads of " + closedText(place.Scope) + " are refused (policy-broken): it may be a deny."
 	} else {
@@ -398,25 +392,6 @@ func closedText(ws manifest.Workspace) string {
 		return "the whole instance"
 	}
 	return "workspace " + ws.String()
-}
-
-func (c *change) readPolicy(path string, place manifest.Place, entry *source.Entry) (m *manifest.Manifest, closes bool, err error) {
-	if entry.Mode != filemode.Regular && entry.Mode != filemode.Executable {
-		return nil, true, fmt.Errorf("%s: is a symbolic link or submodule; a grant or role must be a plain file", path)
-	}
-	data, err := c.a.Mirror.ReadBlob(entry.Hash, manifest.MaxSize)
-	if err != nil {
-		return nil, true, fmt.Errorf("%s: %w", path, err)
-	}
-	if m, err = manifest.Parse(path, data); err == nil {
-		if place.Name.IsZero() { // an odd name: Locate says what is wrong with it
-			_, _, err = manifest.Locate(path)
-			err = fmt.Errorf("%s: %w", path, err)
-		} else {
-			err = m.CheckPlace(place)
-		}
-	}
-	return m, err != nil && !manifest.IsAllowGrant(data), err
 }
 
 // settings reads the repository's own settings. Broken ones are a problem, and
@@ -467,7 +442,7 @@ func (c *change) treeProblem(path string, p source.Problem) {
 // problem notes a path that holds nothing valid. Where it stands in the place of
 // policies it may hide a deny, so it closes their scope.
 func (c *change) problem(p unseal.Problem) {
-	if ws, closes := closedBy(p.Path); closes {
+	if ws, closes := access.ClosedBy(p.Path); closes {
 		c.policies(ws)[p.Path] = access.File{Path: p.Path, Closes: true}
 		p.Closes = ws.String()
 		p.Message += "\nUntil it is mended, reads of " + closedText(ws) + " are refused (policy-broken): it may hide a deny."
@@ -480,27 +455,9 @@ func (c *change) clearProblem(path string) {
 		return
 	}
 	delete(c.next.problems, path)
-	if ws, closes := closedBy(path); closes {
+	if ws, closes := access.ClosedBy(path); closes {
 		delete(c.policies(ws), path)
 	}
-}
-
-// closedBy says which policy a broken path may hide.
-func closedBy(path string) (manifest.Workspace, bool) {
-	part := strings.Split(path, "/")
-	switch {
-	case part[0] == "workspaces" && len(part) >= 2:
-		ws, err := manifest.ParseWorkspace(part[1])
-		if err != nil {
-			return manifest.Workspace{}, false
-		}
-		return ws, len(part) == 2 || part[2] == "grants"
-	case path == "." || part[0] == "workspaces":
-		return manifest.Instance(), true
-	case part[0] == "instance":
-		return manifest.Instance(), len(part) == 1 || part[1] == "grants"
-	}
-	return manifest.Workspace{}, false
 }
 
 // cover keeps the last good content of a file that a broken tree hides.

@@ -163,6 +163,9 @@ var ErrTooLarge = errors.New("is too large")
 // ErrNoObject: the clone lacks an object that it should have.
 var ErrNoObject = errors.New("is not in this clone")
 
+// ErrKind: there is such an object, of another kind.
+var ErrKind = errors.New("is of another kind")
+
 // Blobs reads blobs through one running git (cat-file --batch), one at a time; it is
 // safe for concurrent use. Close ends it.
 type Blobs struct {
@@ -191,7 +194,26 @@ func (c *Clone) Blobs(ctx context.Context) (*Blobs, error) {
 }
 
 // Read gives the content of a blob of up to max bytes.
-func (b *Blobs) Read(id string, max int64) ([]byte, error) {
+func (b *Blobs) Read(id string, max int64) ([]byte, error) { return b.object(id, "blob", max) }
+
+// Tree gives the content of a tree object, as Git stores it, of up to max bytes.
+func (b *Blobs) Tree(id string, max int64) ([]byte, error) { return b.object(id, "tree", max) }
+
+// TreeOf gives the id of a commit's tree.
+func (b *Blobs) TreeOf(commit string) (string, error) {
+	data, err := b.object(commit, "commit", 64<<20)
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	id, ok := strings.CutPrefix(line, "tree ")
+	if !ok || !IsCommitID(id) {
+		return "", fmt.Errorf("commit %s names no tree", commit)
+	}
+	return id, nil
+}
+
+func (b *Blobs) object(id, kind string, max int64) ([]byte, error) {
 	if !IsCommitID(id) {
 		return nil, fmt.Errorf("%.80q is no object id", id)
 	}
@@ -200,14 +222,14 @@ func (b *Blobs) Read(id string, max int64) ([]byte, error) {
 	if b.err != nil {
 		return nil, b.err
 	}
-	data, err := b.read(id, max)
+	data, err := b.read(id, kind, max)
 	if err != nil && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrNoObject) {
 		b.err = err
 	}
 	return data, err
 }
 
-func (b *Blobs) read(id string, max int64) ([]byte, error) {
+func (b *Blobs) read(id, kind string, max int64) ([]byte, error) {
 	if _, err := io.WriteString(b.in, id+"\n"); err != nil {
 		return nil, fmt.Errorf("git cat-file: %w", err)
 	}
@@ -226,12 +248,12 @@ func (b *Blobs) read(id string, max int64) ([]byte, error) {
 	if err != nil || size < 0 {
 		return nil, errors.New("git cat-file: its answer cannot be read")
 	}
-	if size > max || fields[1] != "blob" {
+	if size > max || fields[1] != kind {
 		if _, err := io.CopyN(io.Discard, b.out, size+1); err != nil {
 			return nil, fmt.Errorf("git cat-file: %w", err)
 		}
-		if fields[1] != "blob" {
-			return nil, fmt.Errorf("object %s %w: it is a %s", id, ErrNoObject, fields[1])
+		if fields[1] != kind {
+			return nil, fmt.Errorf("object %s %w: it is a %s and no %s; a %[4]s of that id %[5]w", id, ErrKind, fields[1], kind, ErrNoObject)
 		}
 		return nil, fmt.Errorf("%w: it has %d bytes; at most %d", ErrTooLarge, size, max)
 	}

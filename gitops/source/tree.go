@@ -72,13 +72,51 @@ func (m *Mirror) Diff(ctx context.Context, old, new Hash, root string) ([]Change
 	return changes, problems, nil
 }
 
+// ErrNotTree: an object that is named as a folder is none.
+var ErrNotTree = errors.New("is not a folder")
+
+// ListTree is List for a tree outside a mirror, judged in the same way: load gives the
+// content of tree objects of up to max bytes, and an error of it that is ErrTooLarge or
+// ErrNotTree makes the folder a Problem. Only folders that want accepts are opened; it
+// gets their paths from the root of the repository, "" for the root itself.
+func ListTree(ctx context.Context, tree Hash, root string, want func(dir string) bool, load func(tree Hash, max int64) ([]byte, error)) ([]Entry, []Problem, error) {
+	if !fs.ValidPath(root) {
+		return nil, nil, fmt.Errorf("%q is not a folder of a repository; write it as in a/b, or . for all", root)
+	}
+	var entries []Entry
+	w := &treeWalk{ctx: ctx, max: maxEntries, want: want, emit: func(c Change) {
+		if c.New != nil {
+			entries = append(entries, *c.New)
+		}
+	}, load: func(tree Hash) ([]byte, error) { return load(tree, maxTreeSize) }}
+	at, err := w.descend(tree, root)
+	if err == nil {
+		err = w.compareRoots(subtree{}, at, root)
+	}
+	return entries, w.problems, err
+}
+
+// InRoot makes a path of the repository relative to a root folder of it: "." for the
+// root itself and the folders above it.
+func InRoot(root, path string) string {
+	if root == "." || root == "" {
+		return path
+	}
+	if strings.HasPrefix(root+"/", path+"/") {
+		return "."
+	}
+	return strings.TrimPrefix(path, root+"/")
+}
+
 // compare resolves root in both commits (a zero old has no files) and walks
 // the two trees.
 func (m *Mirror) compare(ctx context.Context, old, new Hash, root string, want func(dir string) bool, emit func(Change)) ([]Problem, error) {
 	if !fs.ValidPath(root) {
 		return nil, fmt.Errorf("%q is not a folder of a repository; write it as in a/b, or . for all", root)
 	}
-	w := &treeWalk{ctx: ctx, m: m, want: want, emit: emit}
+	w := &treeWalk{ctx: ctx, max: m.maxEntries, want: want, emit: emit, load: func(tree Hash) ([]byte, error) {
+		return m.store.read(tree, plumbing.TreeObject, maxTreeSize)
+	}}
 	var sides [2]subtree
 	for i, h := range []Hash{old, new} {
 		if h.IsZero() {
@@ -106,7 +144,8 @@ type subtree struct {
 // treeWalk compares trees by name, going down only where hashes differ.
 type treeWalk struct {
 	ctx      context.Context
-	m        *Mirror
+	load     func(tree Hash) ([]byte, error)
+	max      int                   // of files and folders to look at
 	want     func(dir string) bool // nil: all folders
 	emit     func(Change)
 	problems []Problem
@@ -235,8 +274,8 @@ func (w *treeWalk) pair(x, y treeEntry, dir string, depth int) error {
 
 // count bounds what one question costs.
 func (w *treeWalk) count(n int) error {
-	if w.visited += n; w.visited > w.m.maxEntries {
-		return fmt.Errorf("%w: more than %d files and folders to look at", ErrTooMany, w.m.maxEntries)
+	if w.visited += n; w.visited > w.max {
+		return fmt.Errorf("%w: more than %d files and folders to look at", ErrTooMany, w.max)
 	}
 	return w.ctx.Err()
 }
@@ -247,10 +286,10 @@ func (w *treeWalk) read(tree Hash, dir string) ([]treeEntry, *Problem, error) {
 	if err := w.count(1); err != nil {
 		return nil, nil, err
 	}
-	raw, err := w.m.store.read(tree, plumbing.TreeObject, maxTreeSize)
+	raw, err := w.load(tree)
 	var kind *kindError
 	switch {
-	case errors.As(err, &kind), errors.Is(err, ErrTooLarge):
+	case errors.As(err, &kind), errors.Is(err, ErrTooLarge), errors.Is(err, ErrNotTree):
 		return nil, &Problem{dir, err.Error()}, nil
 	case errors.Is(err, ErrNotFound):
 		// It was reached from a commit, so it ought to be here.
