@@ -77,6 +77,12 @@ type usageError struct{ err error }
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
+// exitStatus is an answer that was printed already and that scripts tell by the exit
+// code.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 func run(ctx context.Context, args []string, d deps) int {
@@ -89,9 +95,12 @@ func run(ctx context.Context, args []string, d deps) int {
 	root.SetOut(d.Out)
 	root.SetErr(d.Err)
 	c, err := root.ExecuteContextC(ctx)
+	var answered exitStatus
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &answered):
+		return int(answered)
 	case errors.Is(err, errInterrupted):
 		err = errInterrupted // whatever was waited for
 	case !started:
@@ -179,7 +188,7 @@ something, 4 permission denied, 5 cannot be unsealed (no key, tampered).`,
 	}
 	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.importCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd())
 	add("keys", a.rotateCmd(), a.keysCmd())
-	add("review", a.checkCmd(), a.diffCmd())
+	add("review", a.checkCmd(), a.diffCmd(), a.accessDiffCmd(), a.canICmd(), a.whoCanCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())
 	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())
 	root.AddCommand(a.versionCmd())

@@ -266,9 +266,7 @@ func (t *Tree) Read(ctx context.Context, f File) ([]byte, error) {
 		return nil, err
 	}
 	data, err := b.Read(f.Blob, manifest.MaxSize)
-	t.mu.Lock()
-	t.free = append(t.free, b)
-	t.mu.Unlock()
+	t.giveBack(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
@@ -305,6 +303,12 @@ func (t *Tree) blobs(ctx context.Context) (*gitcmd.Blobs, error) {
 	}
 	t.procs = append(t.procs, b)
 	return b, nil
+}
+
+func (t *Tree) giveBack(b *gitcmd.Blobs) {
+	t.mu.Lock()
+	t.free = append(t.free, b)
+	t.mu.Unlock()
 }
 
 // readDisk reads a file that Files listed, so that no folder above it is a link.

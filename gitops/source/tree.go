@@ -393,6 +393,25 @@ func badName(name string) string {
 	return ""
 }
 
+// BadPath says of a path that Git listed as text which entry on it no tree should have, and
+// why; entry is "" when all is well. A tree that was read by List is judged already.
+func BadPath(path string) (entry, reason string) {
+	for i, depth := 0, 0; i < len(path); depth++ {
+		end := len(path)
+		if n := strings.IndexByte(path[i:], '/'); n >= 0 {
+			end = i + n
+		}
+		if bad := badName(path[i:end]); bad != "" {
+			return path[:end], bad
+		}
+		if depth > maxDepth {
+			return path[:end], fmt.Sprintf("it lies deeper than %d folders", maxDepth)
+		}
+		i = end + 1
+	}
+	return "", ""
+}
+
 const twice = "its name is in the folder twice"
 
 // inOrder sorts entries as git does, which is what makes a walk give sorted
