@@ -33,20 +33,21 @@ type Policy struct {
 // PolicyProblem is one path that holds no valid grant or role.
 type PolicyProblem struct {
 	Path    string `json:"path"`
-	Message string `json:"message"`
+	Message string `json:"message"` // begins with the path
 	// Closes names the scope whose reads are refused because of it, "instance" for all;
 	// without it, the file merely grants nothing.
 	Closes string `json:"closes,omitempty"`
 }
 
-// Problem says what is wrong with a file, "" if nothing is.
+// Problem says what is wrong with the file that closes a scope, beginning with its
+// path.
 func (p *Policy) Problem(path string) string {
 	for _, problem := range p.Problems {
 		if problem.Path == path {
 			return problem.Message
 		}
 	}
-	return ""
+	return path + ": defines a role that another file defines too"
 }
 
 // policyEntry is a path that counts for the policy, or, with bad, why it cannot.
@@ -97,7 +98,10 @@ func (t *Tree) Policy(ctx context.Context, scopes ...manifest.Workspace) (*Polic
 		}
 		files[scopeOf[i]] = append(files[scopeOf[i]], f)
 		if problems[i] != nil {
-			problem := PolicyProblem{Path: f.Path, Message: strings.TrimPrefix(problems[i].Error(), f.Path+": ")}
+			problem := PolicyProblem{Path: f.Path, Message: problems[i].Error()}
+			if !strings.HasPrefix(problem.Message, f.Path+":") {
+				problem.Message = f.Path + ": " + problem.Message
+			}
 			if f.Closes {
 				problem.Closes = scopeOf[i].String()
 			}

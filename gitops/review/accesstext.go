@@ -85,7 +85,7 @@ func closureText(c Closure, form func(string) string) string {
 	}
 	problem := ""
 	if c.Problem != "" {
-		problem = ": " + form(firstOf(c.Problem))
+		problem = ": " + form(strings.TrimLeft(strings.TrimPrefix(firstOf(c.Problem), c.Path), ": "))
 	}
 	switch c.State {
 	case "mended":

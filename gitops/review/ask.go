@@ -202,7 +202,7 @@ func (a *Answer) WriteWhy(w io.Writer) {
 	case access.DenyGrant:
 		say("denied by %s%s%s", a.Grant, through, where)
 	case access.PolicyBroken:
-		say("policy-broken: %s: %s%s", a.Grant, firstOf(a.Problem), where)
+		say("policy-broken: %s%s", firstOf(a.Problem), where)
 		say("Nobody reads anything that this file could deny until it is mended or removed.")
 	default:
 		who := a.As
@@ -451,7 +451,7 @@ func (w *WhoCan) WriteNotes(out io.Writer, wide bool) {
 	say := func(format string, args ...any) { fmt.Fprintln(out, plain(fmt.Sprintf(format, args...))) }
 	where := at(w.Tree, w.Commit)
 	if w.Broken != "" {
-		say("nobody: policy-broken by %s: %s (%s)", w.Broken, firstOf(w.Problem), where)
+		say("nobody: policy-broken: %s (%s)", firstOf(w.Problem), where)
 		say("All reads that this file could deny are refused until it is mended or removed.")
 		return
 	}
