@@ -51,7 +51,21 @@ func (a *app) asksTree(ctx context.Context, rev string) (*review.Tree, error) {
 		return nil, err
 	}
 	t, err := repo.Default(ctx, rev)
-	return t, revisionError(err)
+	if err != nil {
+		return nil, revisionError(err)
+	}
+	a.warnUnsealed(ctx, repo, t)
+	return t, nil
+}
+
+// warnUnsealed says that the answer may be about the wrong folder.
+func (a *app) warnUnsealed(ctx context.Context, repo *review.Repo, t *review.Tree) {
+	if repo.Local() != nil {
+		return
+	}
+	if sealed, err := t.Sealed(ctx); err == nil && !sealed {
+		fmt.Fprintf(a.Err, "warning: %s has no %s at its top; of a sealed repository in a folder, ask in a clone with files, there or with --repo\n", clean(t.Name), workspace.RulesFile)
+	}
 }
 
 func (a *app) openReview(ctx context.Context) (*review.Repo, error) {
@@ -235,6 +249,7 @@ Exit codes: 0 answered, whatever differs.`,
 			}
 			defer from.Close()
 			defer to.Close()
+			a.warnUnsealed(c.Context(), repo, to)
 			diff, err := repo.AccessDiff(c.Context(), from, to, a.Now())
 			if err != nil {
 				return err

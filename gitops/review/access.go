@@ -16,6 +16,7 @@ import (
 	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/gitops/source"
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal/access"
 )
 
@@ -48,6 +49,13 @@ func (p *Policy) Problem(path string) string {
 		}
 	}
 	return path + ": defines a role that another file defines too"
+}
+
+// Sealed reports whether the tree has a .sops.yaml where its sealed repository ought to
+// be. A clone without files does not tell in which folder that is.
+func (t *Tree) Sealed(ctx context.Context) (bool, error) {
+	files, err := t.Files(ctx, workspace.RulesFile)
+	return len(files) > 0, err
 }
 
 // policyEntry is a path that counts for the policy, or, with bad, why it cannot.

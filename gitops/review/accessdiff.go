@@ -173,7 +173,11 @@ func (r *Repo) AccessDiff(ctx context.Context, from, to *Tree, now time.Time) (*
 		}
 		c.changes(ws, before, after, both(was, is))
 		d.New = append(d.New, c.readers(c.new, ws, after, only(is, was))...)
-		d.Removed = append(d.Removed, c.readers(c.old, ws, before, only(was, is))...)
+		for _, gone := range c.readers(c.old, ws, before, only(was, is)) {
+			if len(gone.Readers) > 0 { // else nobody loses anything
+				d.Removed = append(d.Removed, gone)
+			}
+		}
 		c.unmatched(ws, is)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

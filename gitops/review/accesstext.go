@@ -11,6 +11,9 @@ import (
 // maxShown bounds the lists in what people read; JSON has more.
 const maxShown = 12
 
+// maxComment is where a comment's table ends: GitHub takes 65,536 characters.
+const maxComment = 40_000
+
 // some shows the first of a list, each through form, and how many more there are.
 func some(list []string, more int, form func(string) string) string {
 	shown := list
@@ -206,7 +209,11 @@ func (d *AccessDiff) WriteMarkdown(out io.Writer) error {
 	if d.Empty() {
 		say("Nobody gains or loses access.")
 	}
-	for _, c := range d.Closed {
+	for i, c := range d.Closed {
+		if b.Len() > maxComment/2 {
+			say("- :warning: and %d more", len(d.Closed)-i)
+			break
+		}
 		mark := ":warning: "
 		if c.State == "mended" {
 			mark = ""
@@ -227,7 +234,12 @@ func (d *AccessDiff) WriteMarkdown(out io.Writer) error {
 		say("| who | | what | keys | through |")
 		say("| --- | --- | --- | --- | --- |")
 	}
-	for _, c := range d.Changes {
+	for i, c := range d.Changes {
+		if b.Len() > maxComment {
+			say("")
+			say("- :warning: %d more changes: sealward access-diff shows them", len(d.Changes)-i)
+			break
+		}
 		who := some(c.Subjects, c.More, cell)
 		for _, r := range c.Rights {
 			change, keys := r.Change, r.keys(cell)
@@ -245,15 +257,24 @@ func (d *AccessDiff) WriteMarkdown(out io.Writer) error {
 				change, how = "is denied", fmt.Sprintf("until %s, before: %s", endText(r.Is), endText(r.Was))
 			}
 			say("| %s | %s | %s | %s | %s |", who, "**"+change+"**", r.what(cell), keys, how)
+			who = "" // the rows of one person read as one
 		}
 	}
 	if len(d.Changes) > 0 && len(d.New)+len(d.Removed)+len(d.Unmatched)+len(d.Cut) > 0 {
 		say("")
 	}
-	for _, r := range d.New {
+	for i, r := range d.New {
+		if b.Len() > maxComment {
+			say("- and %d more", len(d.New)-i)
+			break
+		}
 		say("- New: %s, readable by %s", r.names(code), r.who(code))
 	}
-	for _, r := range d.Removed {
+	for i, r := range d.Removed {
+		if b.Len() > maxComment {
+			say("- and %d more", len(d.Removed)-i)
+			break
+		}
 		say("- Removed: %s, could be read by %s", r.names(code), r.who(code))
 	}
 	for i, u := range d.Unmatched {
@@ -264,7 +285,7 @@ func (d *AccessDiff) WriteMarkdown(out io.Writer) error {
 		say("- Allowed for names that no secret has yet: %s by %s", code(u.Workspace+"/"+u.Pattern), code(u.Grant))
 	}
 	if len(d.Cut) > 0 {
-		say("- This list is not whole: %s", strings.Join(d.Cut, "; "))
+		say("- :warning: This list is not whole: %s", strings.Join(d.Cut, "; "))
 	}
 	_, err := out.Write(b.Bytes())
 	return err
