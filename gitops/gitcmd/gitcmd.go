@@ -81,7 +81,8 @@ func Open(ctx context.Context, dir string) (*Clone, error) {
 // environment of every git: what a hook or a merge driver inherits from git stays,
 // but for the texts, which are read here, and what would read paths as patterns.
 func environment() []string {
-	env := append(os.Environ(), "LC_ALL=C", "GIT_LITERAL_PATHSPECS=1", "GIT_PAGER=cat", "GIT_OPTIONAL_LOCKS=0")
+	env := append(os.Environ(), "LC_ALL=C", "GIT_LITERAL_PATHSPECS=1", "GIT_PAGER=cat", "GIT_OPTIONAL_LOCKS=0",
+		"GIT_NO_REPLACE_OBJECTS=1") // refs/replace would show one clone another commit than everybody else's
 	// git gives its hooks names relative to the folder it starts them in.
 	for _, name := range []string{"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"} {
 		if v := os.Getenv(name); v != "" && !filepath.IsAbs(v) {

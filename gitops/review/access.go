@@ -277,6 +277,15 @@ func (t *Tree) listedPolicy(ctx context.Context, paths []string) ([]policyEntry,
 // diskPolicy looks at each folder on the way to the grants itself: below a link, the
 // disk shows files that Git does not have.
 func (t *Tree) diskPolicy(ctx context.Context, scopes []manifest.Workspace) ([]policyEntry, error) {
+	if t.repo.clone != nil {
+		sparse, err := t.repo.clone.Config(ctx, "core.sparseCheckout")
+		if err != nil {
+			return nil, err
+		}
+		if sparse == "true" {
+			return nil, errors.New("the work tree is a sparse checkout, in which a grant that denies may be missing; ask a commit, as HEAD")
+		}
+	}
 	dir := t.repo.local.Dir()
 	var odd []policyEntry
 	var grants []string

@@ -164,6 +164,98 @@ func has(s review.KeySet, key string) bool {
 	return slices.Contains(s.Keys, key)
 }
 
+// Whatever stands in the place of grants and is none may hide a deny: it closes its
+// scope, in a commit as in the index and in the work tree.
+func TestPolicyIsClosedWhenInDoubt(t *testing.T) {
+	ctx := context.Background()
+	r := newRepo(t)
+	r.write("workspaces/orders/secrets/db.yaml", "")
+	r.grant("orders", "g", "policy_use_case_id: read-all-secrets, subjects: [users:id:a], effect: allow")
+	r.grant("instance", "i", "policy_use_case_id: read-all-secrets, subjects: [users:id:a], effect: allow, workspaces: [payments]")
+	good := r.commit()
+	repo := r.open()
+	q := review.Question{Verb: review.Read, Workspace: parsed(t, manifest.ParseScope, "orders"), Name: parsed(t, manifest.ParseName, "db"), As: access.Identity{User: parsed(t, manifest.ParseSubject, "users:id:a")}, At: now}
+	link := func(path string) func() {
+		return func() { r.remove(path); must(t, os.Symlink("elsewhere", filepath.Join(r.dir, path))) }
+	}
+	text := func(path, text string) func() { return func() { r.remove(path); r.write(path, text) } }
+	clone := func(path string) func() {
+		return func() {
+			r.remove(path)
+			r.write(path+"/x", "")
+			r.git("-C", path, "init", "-q")
+			r.git("-C", path, "add", "-A")
+			r.git("-C", path, "commit", "-q", "-m", "x")
+		}
+	}
+	for _, c := range []struct {
+		what, closed string // path that closes the policy; "" for none
+		change       func()
+	}{
+		{"nothing", "", func() {}},
+		{"a link among grants", "workspaces/orders/grants/l.yaml", link("workspaces/orders/grants/l.yaml")},
+		{"a link named README.md", "", link("workspaces/orders/grants/README.md")},
+		{"a link for the grants", "workspaces/orders/grants", link("workspaces/orders/grants")},
+		{"a link for the workspace", "workspaces/orders", link("workspaces/orders")},
+		{"a link for all workspaces", "workspaces", link("workspaces")},
+		{"a file for the grants", "workspaces/orders/grants", text("workspaces/orders/grants", "x")},
+		{"a file for the instance", "instance", text("instance", "x")},
+		{"a link for the instance's grants", "instance/grants", link("instance/grants")},
+		{"a clone among grants", "workspaces/orders/grants/sub", clone("workspaces/orders/grants/sub")},
+		{"a clone among the instance's", "instance/grants/sub", clone("instance/grants/sub")},
+		{"too large", "workspaces/orders/grants/z.yaml", text("workspaces/orders/grants/z.yaml", "#"+strings.Repeat("x", manifest.MaxSize))},
+		{"no .yaml", "workspaces/orders/grants/z", text("workspaces/orders/grants/z", "")},
+		{"an odd name", "workspaces/orders/grants/Z.yaml", text("workspaces/orders/grants/Z.yaml", "type: role")},
+		{"a name that is not UTF-8", "workspaces/orders/grants/\xff", text("workspaces/orders/grants/\xff/z.yaml", "")},
+		{"another workspace's", "", text("workspaces/payments/grants/z.yaml", "")},
+		{"an allow that is broken", "", text("workspaces/orders/grants/z.yaml", "type: grant\ngrant: {effect: allow}\n")},
+	} {
+		c.change()
+		disk, err := repo.WorkTree()
+		must(t, err)
+		r.git("add", "-A")
+		index, err := repo.Staged(ctx)
+		must(t, err)
+		r.git("commit", "-q", "--allow-empty", "-m", c.what)
+		commit, err := repo.At(ctx, "HEAD")
+		must(t, err)
+		for _, tree := range []*review.Tree{disk, index, commit} {
+			p, err := tree.Policy(ctx, q.Workspace)
+			must(t, err)
+			path, _ := p.Broken(q.Workspace)
+			if d := p.Decide(q); path != c.closed || d.Allowed != (c.closed == "") {
+				t.Errorf("%s: the %s is closed by %q and says %+v; want %q", c.what, tree.Name, path, d, c.closed)
+			}
+			tree.Close()
+		}
+		r.git("reset", "-q", "--hard", good)
+		r.git("clean", "-q", "-ffdx")
+	}
+
+	// In the middle of a merge a file has several contents in the index.
+	r.git("checkout", "-q", "-b", "side")
+	r.grant("orders", "g", "policy_use_case_id: read-all-secrets, subjects: [users:id:a, users:id:b], effect: allow")
+	r.commit()
+	r.git("checkout", "-q", "main")
+	r.grant("orders", "g", "policy_use_case_id: read-all-secrets, subjects: [users:id:a, users:id:c], effect: allow")
+	r.commit()
+	_ = exec.Command("git", "-C", r.dir, "-c", "user.name=dana", "-c", "user.email=dana@example.com", "merge", "-q", "side").Run()
+	index, err := repo.Staged(ctx)
+	must(t, err)
+	p, err := index.Policy(ctx)
+	must(t, err)
+	if d := p.Decide(q); d.Reason != access.PolicyBroken {
+		t.Errorf("in a merge the index says %+v", d)
+	}
+	// A sparse checkout may lack a deny.
+	r.git("config", "core.sparseCheckout", "true")
+	disk, err := repo.WorkTree()
+	must(t, err)
+	if _, err := disk.Policy(ctx); err == nil || !strings.Contains(err.Error(), "sparse") {
+		t.Errorf("sparse: %v", err)
+	}
+}
+
 // For random policies, who-can names exactly those to whom the policy says yes, key by
 // key, and can-i says what it says; in a commit as in the work tree.
 func TestWhoCanAgreesWithThePolicy(t *testing.T) {
