@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/gitops/review"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
@@ -46,13 +44,13 @@ func (a *app) question(q *asked, args []string) (out review.Question, err error)
 
 // asksTree opens the tree that a question is about; close it.
 func (a *app) asksTree(ctx context.Context, rev string) (*review.Tree, error) {
-	repo, err := a.openReview(ctx)
+	repo, err := a.reviewed(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t, err := repo.Default(ctx, rev)
+	t, err := a.treeAt(ctx, repo, rev, false)
 	if err != nil {
-		return nil, revisionError(err)
+		return nil, err
 	}
 	a.warnUnsealed(ctx, repo, t)
 	return t, nil
@@ -66,26 +64,6 @@ func (a *app) warnUnsealed(ctx context.Context, repo *review.Repo, t *review.Tre
 	if sealed, err := t.Sealed(ctx); err == nil && !sealed {
 		fmt.Fprintf(a.Err, "warning: %s has no %s at its top; of a sealed repository in a folder, ask in a clone with files, there or with --repo\n", clean(t.Name), workspace.RulesFile)
 	}
-}
-
-func (a *app) openReview(ctx context.Context) (*review.Repo, error) {
-	dir := a.repo
-	if dir == "" {
-		dir = "."
-	}
-	repo, err := review.Open(ctx, dir)
-	if errors.Is(err, workspace.ErrNoRepository) {
-		err = usageError{err}
-	}
-	return repo, err
-}
-
-// revisionError tells a wrong argument from a failure.
-func revisionError(err error) error {
-	if errors.Is(err, gitcmd.ErrNoRevision) || errors.Is(err, gitcmd.ErrNoClone) {
-		return usageError{err}
-	}
-	return err
 }
 
 func (a *app) canICmd() *cobra.Command {
@@ -123,7 +101,7 @@ Exit codes: 0 yes, 4 no (also when the policy is broken).`,
 			defer t.Close()
 			answer, err := t.CanI(c.Context(), question)
 			if err != nil {
-				return err
+				return gitUsage(err)
 			}
 			if q.format != "" {
 				err = printAs(a.Out, q.format, answer)
@@ -191,7 +169,7 @@ Exit codes: 0 answered, also when nobody may.`,
 			defer t.Close()
 			who, err := t.WhoCan(c.Context(), question)
 			if err != nil {
-				return err
+				return gitUsage(err)
 			}
 			if q.format == "json" || q.format == "yaml" {
 				return printAs(a.Out, q.format, who)
@@ -222,7 +200,7 @@ func (a *app) completeQuestion(c *cobra.Command, args []string, prefix string) (
 func (a *app) accessDiffCmd() *cobra.Command {
 	var format string
 	c := &cobra.Command{
-		Use:   "access-diff [A | A..B | A...B]",
+		Use:   "access-diff [A[..B|...B]]",
 		Short: "Tell who gains and who loses access between two commits",
 		Long: `Tell who gains and who loses which secrets between two commits, by their grants
 and roles: through which grant and role, until when. A alone (default HEAD) is
@@ -239,13 +217,13 @@ Exit codes: 0 answered, whatever differs.`,
 			if len(args) > 0 {
 				revs = args[0]
 			}
-			repo, err := a.openReview(c.Context())
+			repo, err := a.reviewed(c.Context())
 			if err != nil {
 				return err
 			}
-			from, to, err := repo.Range(c.Context(), revs)
+			from, to, err := a.treesOf(c.Context(), repo, revs, false)
 			if err != nil {
-				return revisionError(err)
+				return err
 			}
 			defer from.Close()
 			defer to.Close()

@@ -186,6 +186,11 @@ func (t *Tree) commitPolicy(ctx context.Context, scopes []manifest.Workspace) ([
 	}
 	defer t.giveBack(b)
 	id, err := b.TreeOf(t.Commit)
+	if errors.Is(err, gitcmd.ErrNoObject) {
+		if _, missing := t.repo.clone.Resolve(ctx, t.Commit); missing != nil {
+			err = missing // says what to fetch
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

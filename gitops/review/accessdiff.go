@@ -515,7 +515,7 @@ func (c *comparison) readers(p *Policy, ws manifest.Workspace, standings map[man
 		return nil
 	}
 	if path, broken := p.Broken(ws); broken {
-		return []SecretReaders{limited(SecretReaders{Workspace: ws.String(), Secrets: texts(names), Readers: []Reader{}, Broken: path})}
+		return []SecretReaders{limited(SecretReaders{Workspace: ws.String(), Secrets: stringsOf(names), Readers: []Reader{}, Broken: path})}
 	}
 	groups := subjectsBy(standings)
 	type shared struct {
@@ -552,7 +552,7 @@ func (c *comparison) readers(p *Policy, ws manifest.Workspace, standings map[man
 	var out []SecretReaders
 	for _, key := range order {
 		s := found[key]
-		r := SecretReaders{Workspace: ws.String(), Secrets: texts(s.names), Readers: []Reader{}}
+		r := SecretReaders{Workspace: ws.String(), Secrets: stringsOf(s.names), Readers: []Reader{}}
 		total := 0
 		for i, g := range s.groups {
 			total += len(groups[g])
@@ -589,7 +589,7 @@ func limited(r SecretReaders) SecretReaders {
 	return r
 }
 
-func texts[T fmt.Stringer](in []T) (out []string) {
+func stringsOf[T fmt.Stringer](in []T) (out []string) {
 	for _, s := range in {
 		out = append(out, s.String())
 	}
@@ -650,7 +650,7 @@ func (c *comparison) group() {
 		if n := len(subjects); n > maxListed {
 			subjects, change.More = subjects[:maxListed], n-maxListed
 		}
-		change.Subjects = texts(subjects)
+		change.Subjects = stringsOf(subjects)
 		c.diff.Changes = append(c.diff.Changes, change)
 	}
 	slices.SortFunc(c.diff.Changes, func(a, b AccessChange) int { return strings.Compare(a.Subjects[0], b.Subjects[0]) })

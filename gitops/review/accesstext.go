@@ -88,7 +88,7 @@ func closureText(c Closure, form func(string) string) string {
 	}
 	problem := ""
 	if c.Problem != "" {
-		problem = ": " + form(strings.TrimLeft(strings.TrimPrefix(firstOf(c.Problem), c.Path), ": "))
+		problem = ": " + form(strings.TrimLeft(strings.TrimPrefix(firstLineOf(c.Problem), c.Path), ": "))
 	}
 	switch c.State {
 	case "mended":
@@ -136,10 +136,10 @@ func (d *AccessDiff) WriteText(out io.Writer) error {
 		say("%s", title)
 	}
 	if d.Empty() {
-		say("Nobody gains or loses access from %s to %s.", plain(at(d.From, d.FromCommit)), plain(at(d.To, d.ToCommit)))
+		say("Nobody gains or loses access from %s to %s.", oneLine(at(d.From, d.FromCommit)), oneLine(at(d.To, d.ToCommit)))
 	}
 	for _, c := range d.Closed {
-		section(closureText(c, plain))
+		section(closureText(c, oneLine))
 	}
 	if len(d.Spanning) > 0 {
 		section("New in grants of the instance:")
@@ -148,25 +148,25 @@ func (d *AccessDiff) WriteText(out io.Writer) error {
 				say("  and %d more", len(d.Spanning)-i)
 				break
 			}
-			say("  %s  (%s)", plain(s.Subject), some(s.Grants, 0, plain))
+			say("  %s  (%s)", oneLine(s.Subject), some(s.Grants, 0, oneLine))
 		}
 	}
 	for _, c := range d.Changes {
-		section(some(c.Subjects, c.More, plain))
+		section(some(c.Subjects, c.More, oneLine))
 		for _, r := range c.Rights {
 			mark := map[string]string{"gains": "+", "loses": "-"}[r.Change]
-			text := fmt.Sprintf("%s %s %s", mark, r.Verb, r.what(plain))
+			text := fmt.Sprintf("%s %s %s", mark, r.Verb, r.what(oneLine))
 			switch r.Change {
 			case "until":
-				text = fmt.Sprintf("~ %s %s until %s, before: %s", r.Verb, r.what(plain), endText(r.Is), endText(r.Was))
+				text = fmt.Sprintf("~ %s %s until %s, before: %s", r.Verb, r.what(oneLine), endText(r.Is), endText(r.Was))
 			case "denied-until":
-				text = fmt.Sprintf("~ denied %s until %s, before: %s", r.what(plain), endText(r.Is), endText(r.Was))
+				text = fmt.Sprintf("~ denied %s until %s, before: %s", r.what(oneLine), endText(r.Is), endText(r.Was))
 			}
-			if keys := r.keys(plain); keys != "" {
+			if keys := r.keys(oneLine); keys != "" {
 				text += ": " + keys
 			}
 			say("  %s", text)
-			for _, how := range r.how(plain) {
+			for _, how := range r.how(oneLine) {
 				say("      %s", how)
 			}
 		}
@@ -179,7 +179,7 @@ func (d *AccessDiff) WriteText(out io.Writer) error {
 			section(s.title)
 		}
 		for _, r := range s.list {
-			say("  %s: %s %s", r.names(plain), s.may, r.who(plain))
+			say("  %s: %s %s", r.names(oneLine), s.may, r.who(oneLine))
 		}
 	}
 	if len(d.Unmatched) > 0 {
@@ -189,7 +189,7 @@ func (d *AccessDiff) WriteText(out io.Writer) error {
 				say("  and %d more", len(d.Unmatched)-i)
 				break
 			}
-			say("  %s/%s  (%s)", plain(u.Workspace), plain(u.Pattern), plain(u.Grant))
+			say("  %s/%s  (%s)", oneLine(u.Workspace), oneLine(u.Pattern), oneLine(u.Grant))
 		}
 	}
 	if len(d.Cut) > 0 {
@@ -240,23 +240,23 @@ func (d *AccessDiff) WriteMarkdown(out io.Writer) error {
 			say("- :warning: %d more changes: sealward access-diff shows them", len(d.Changes)-i)
 			break
 		}
-		who := some(c.Subjects, c.More, cell)
+		who := some(c.Subjects, c.More, code)
 		for _, r := range c.Rights {
-			change, keys := r.Change, r.keys(cell)
+			change, keys := r.Change, r.keys(code)
 			switch {
 			case r.Verb == List:
 				change, keys = change+" listing", "-"
 			case keys == "":
 				keys = "all"
 			}
-			how := strings.Join(r.how(cell), "; ")
+			how := strings.Join(r.how(code), "; ")
 			switch r.Change {
 			case "until":
 				change, how = "keeps", fmt.Sprintf("until %s, before: %s", endText(r.Is), endText(r.Was))
 			case "denied-until":
 				change, how = "is denied", fmt.Sprintf("until %s, before: %s", endText(r.Is), endText(r.Was))
 			}
-			say("| %s | %s | %s | %s | %s |", who, "**"+change+"**", r.what(cell), keys, how)
+			say("| %s | %s | %s | %s | %s |", who, "**"+change+"**", r.what(code), keys, how)
 			who = "" // the rows of one person read as one
 		}
 	}
@@ -289,32 +289,4 @@ func (d *AccessDiff) WriteMarkdown(out io.Writer) error {
 	}
 	_, err := out.Write(b.Bytes())
 	return err
-}
-
-// code makes a code span of any text: one line, in a fence longer than every run of
-// backticks in it.
-func code(s string) string {
-	s = plain(s)
-	longest, run := 0, 0
-	for _, r := range s {
-		if r == '`' {
-			run++
-		} else {
-			run = 0
-		}
-		longest = max(longest, run)
-	}
-	fence := strings.Repeat("`", longest+1)
-	switch {
-	case s == "":
-		return "` `"
-	case longest > 0:
-		return fence + " " + s + " " + fence
-	}
-	return fence + s + fence
-}
-
-// cell is code within a table, where a bar ends the cell even in a code span.
-func cell(s string) string {
-	return strings.ReplaceAll(code(strings.ReplaceAll(s, `\|`, "?|")), "|", `\|`)
 }

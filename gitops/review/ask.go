@@ -195,14 +195,14 @@ func (a *Answer) WriteWhy(w io.Writer) {
 	if a.Key != "" {
 		what += "/" + a.Key
 	}
-	say := func(format string, args ...any) { fmt.Fprintln(w, plain(fmt.Sprintf(format, args...))) }
+	say := func(format string, args ...any) { fmt.Fprintln(w, oneLine(fmt.Sprintf(format, args...))) }
 	switch access.Reason(a.Reason) {
 	case access.Granted:
 		say("granted by %s%s%s", a.Grant, through, where)
 	case access.DenyGrant:
 		say("denied by %s%s%s", a.Grant, through, where)
 	case access.PolicyBroken:
-		say("policy-broken: %s%s", firstOf(a.Problem), where)
+		say("policy-broken: %s%s", firstLineOf(a.Problem), where)
 		say("Nobody reads anything that this file could deny until it is mended or removed.")
 	default:
 		who := a.As
@@ -231,7 +231,7 @@ func at(tree, commit string) string {
 	return tree + ", commit " + commit[:12]
 }
 
-func firstOf(lines string) string {
+func firstLineOf(lines string) string {
 	first, _, _ := strings.Cut(lines, "\n")
 	return first
 }
@@ -241,20 +241,6 @@ func listOr(names []string, none string) string {
 		return none
 	}
 	return strings.Join(names, ", ")
-}
-
-func without(all, some []string) []string {
-	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
-}
-
-// plain makes one line without control characters of text that may come from files.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0x2028 || r == 0x2029 {
-			return '?'
-		}
-		return r
-	}, s)
 }
 
 // Status of a Holder.
@@ -448,10 +434,10 @@ func (w *WhoCan) WriteNotes(out io.Writer, wide bool) {
 	if w.Key != "" {
 		what += "/" + w.Key
 	}
-	say := func(format string, args ...any) { fmt.Fprintln(out, plain(fmt.Sprintf(format, args...))) }
+	say := func(format string, args ...any) { fmt.Fprintln(out, oneLine(fmt.Sprintf(format, args...))) }
 	where := at(w.Tree, w.Commit)
 	if w.Broken != "" {
-		say("nobody: policy-broken: %s (%s)", firstOf(w.Problem), where)
+		say("nobody: policy-broken: %s (%s)", firstLineOf(w.Problem), where)
 		say("All reads that this file could deny are refused until it is mended or removed.")
 		return
 	}
