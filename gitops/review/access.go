@@ -186,9 +186,10 @@ func (t *Tree) commitPolicy(ctx context.Context, scopes []manifest.Workspace) ([
 	}
 	defer t.giveBack(b)
 	id, err := b.TreeOf(t.Commit)
-	if errors.Is(err, gitcmd.ErrNoObject) {
-		if _, missing := t.repo.clone.Resolve(ctx, t.Commit); missing != nil {
-			err = missing // says what to fetch
+	if errors.Is(err, gitcmd.ErrNoObject) { // the id of a tag, or of nothing: git says what to fetch
+		var commit string
+		if commit, err = t.repo.clone.Resolve(ctx, t.Commit); err == nil {
+			id, err = b.TreeOf(commit)
 		}
 	}
 	if err != nil {
