@@ -54,8 +54,27 @@ func (p *Policy) Problem(path string) string {
 // Sealed reports whether the tree has a .sops.yaml where its sealed repository ought to
 // be. A clone without files does not tell in which folder that is.
 func (t *Tree) Sealed(ctx context.Context) (bool, error) {
-	files, err := t.Files(ctx, workspace.RulesFile)
+	files, err := t.filesAt(ctx, workspace.RulesFile)
 	return len(files) > 0, err
+}
+
+// filesAt is Files for some paths. It does without another git where the trees of a
+// commit are read already.
+func (t *Tree) filesAt(ctx context.Context, paths ...string) ([]File, error) {
+	if t.Commit == "" {
+		return t.Files(ctx, paths...)
+	}
+	below := func(path, folder string) bool { return strings.HasPrefix(path+"/", folder+"/") }
+	entries, err := t.walkCommit(ctx, func(dir string) bool {
+		return dir == "" || slices.ContainsFunc(paths, func(p string) bool { return below(p, dir) || below(dir, p) })
+	})
+	var out []File
+	for _, e := range entries {
+		if e.bad == "" && slices.ContainsFunc(paths, func(p string) bool { return below(e.Path, p) }) {
+			out = append(out, e.File)
+		}
+	}
+	return out, err
 }
 
 // policyEntry is a path that counts for the policy, or, with bad, why it cannot.
@@ -72,7 +91,7 @@ func (t *Tree) Policy(ctx context.Context, scopes ...manifest.Workspace) (*Polic
 	var err error
 	switch {
 	case t.Commit != "":
-		entries, err = t.commitPolicy(ctx, scopes)
+		entries, err = t.walkCommit(ctx, func(dir string) bool { return wanted(dir, scopes) })
 	case t.Name == indexName:
 		entries, err = t.listedPolicy(ctx, []string{"instance", "workspaces"})
 	default:
@@ -177,9 +196,10 @@ func wanted(dir string, scopes []manifest.Workspace) bool {
 	return len(scopes) == 0 || slices.ContainsFunc(scopes, func(ws manifest.Workspace) bool { return ws.String() == part[1] })
 }
 
-// commitPolicy walks the trees of a commit itself: git's listing hides what the
-// agent refuses, such as a name that stands twice in a folder.
-func (t *Tree) commitPolicy(ctx context.Context, scopes []manifest.Workspace) ([]policyEntry, error) {
+// walkCommit lists the folders of a commit that want accepts, "" being the top of the
+// sealed repository. It reads the trees themselves: git's listing hides what the agent
+// refuses, such as a name that stands twice in a folder.
+func (t *Tree) walkCommit(ctx context.Context, want func(dir string) bool) ([]policyEntry, error) {
 	b, err := t.blobs(ctx)
 	if err != nil {
 		return nil, err
@@ -203,7 +223,7 @@ func (t *Tree) commitPolicy(ctx context.Context, scopes []manifest.Workspace) ([
 	if root == "" {
 		root = "."
 	}
-	want := func(dir string) bool {
+	inRoot := func(dir string) bool {
 		if dir == "" {
 			dir = "."
 		}
@@ -211,9 +231,9 @@ func (t *Tree) commitPolicy(ctx context.Context, scopes []manifest.Workspace) ([
 		if rel == "." {
 			rel = ""
 		}
-		return wanted(rel, scopes)
+		return want(rel)
 	}
-	entries, problems, err := source.ListTree(ctx, top, root, want, func(tree source.Hash, max int64) ([]byte, error) {
+	entries, problems, err := source.ListTree(ctx, top, root, inRoot, func(tree source.Hash, max int64) ([]byte, error) {
 		data, err := b.Tree(tree.String(), max)
 		switch {
 		case errors.Is(err, gitcmd.ErrTooLarge):

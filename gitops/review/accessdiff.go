@@ -212,7 +212,7 @@ func touched(changed []Change) (granted, moved []manifest.Workspace) {
 
 // names lists the secrets of a workspace.
 func (t *Tree) names(ctx context.Context, ws manifest.Workspace) ([]manifest.Name, error) {
-	files, err := t.Files(ctx, ws.Folder()+"/secrets")
+	files, err := t.filesAt(ctx, ws.Folder()+"/secrets")
 	if err != nil {
 		return nil, err
 	}

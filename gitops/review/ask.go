@@ -155,7 +155,7 @@ func (t *Tree) keysOf(ctx context.Context, ws manifest.Workspace, name manifest.
 		return nil, false, nil
 	}
 	base := strings.TrimSuffix(manifest.SecretPath(ws, name), ".yaml")
-	files, err := t.Files(ctx, base+".yaml", base+".json", base)
+	files, err := t.filesAt(ctx, base+".yaml", base+".json", base)
 	if err != nil {
 		return nil, false, err
 	}
