@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal/access"
 )
 
 // policyFiles are the grants and roles of some scopes.
@@ -154,8 +155,10 @@ func (c *checker) closes(path string, place manifest.Place, data []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	effect := "; until it is mended, reads of " + closed(place.Scope) + " are refused (policy-broken), because it may be a deny"
-	if data != nil && manifest.IsAllowGrant(data) {
-		effect = "; it grants nothing until it is mended"
+	if data != nil { // judged as the agent judges it
+		if f, _ := access.ReadFile(path, place, func() ([]byte, error) { return data, nil }); !f.Closes {
+			effect = "; it grants nothing until it is mended"
+		}
 	}
 	for i := range c.findings {
 		if f := &c.findings[i]; f.Path == path && !strings.HasSuffix(f.Message, effect) && f.ID != ValueUnsealed {

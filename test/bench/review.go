@@ -71,7 +71,6 @@ func (b *bench) review() error {
 		return err
 	}
 	secret := f.key.workspace.String() + "/" + f.name
-	_ = secret
 	jobs := []struct {
 		what string
 		args []string
@@ -81,8 +80,8 @@ func (b *bench) review() error {
 		{"sealward diff base..HEAD", []string{sealward, "diff", "base..HEAD"}},
 		{"sealward check --base base", []string{sealward, "check", "--base", "base", "-o", "json", "--no-keys"}},
 		{"sealward check --base base --at HEAD", []string{sealward, "check", "--base", "base", "--at", "HEAD", "-o", "json", "--no-keys"}},
-		// {"sealward access-diff base..HEAD", []string{sealward, "access-diff", "base..HEAD"}},
-		// {"sealward who-can read, in a bare clone", []string{sealward, "who-can", "read", secret, "--at", "HEAD~1", "--repo", r.remote}},
+		{"sealward access-diff base..HEAD", []string{sealward, "access-diff", "base..HEAD"}},
+		{"sealward who-can read, in a bare clone", []string{sealward, "who-can", "read", secret, "--at", "HEAD~1", "--repo", r.remote}},
 	}
 	var run []func() error
 	for _, j := range jobs {
