@@ -7,11 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealward/sealward/gitops/worktree"
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
@@ -128,71 +128,43 @@ func (a *app) seal(file string, o sealOptions) error {
 		_, err := a.repository()
 		return err
 	}
-	ws := m.Workspace
-	switch {
-	case o.scope != "":
-		if ws, err = scopeArg(o.scope); err != nil {
+	plain := worktree.Plain{Manifest: m}
+	if o.scope != "" {
+		if plain.Workspace, err = scopeArg(o.scope); err != nil {
 			return err
 		}
-	case !place.Scope.IsZero():
-		ws = place.Scope
 	}
-	if !m.Kind.IsSecret() {
-		return fmt.Errorf("%s: is a %s, which holds no value to seal; commit it as it is", m.File, m.Kind)
-	}
-	if ws.IsZero() {
-		return usagef("%s: states no namespace and stands in no workspace's folder; name its workspace with -w", m.File)
+	if !place.Scope.IsZero() {
+		plain.Path, _ = repo.Rel(file)
 	}
 	if ext := filepath.Ext(o.out); ext == ".json" && !m.JSON || ext == ".yaml" && m.JSON {
 		return usagef("--out ends in %s, but the manifest is not written so; a manifest stays YAML or JSON when it is sealed", ext)
 	}
-	if err := seal.PlaceIn(m, ws); err != nil {
-		return err
-	}
-	target := manifest.SecretPath(ws, m.Name)
-	if !place.Scope.IsZero() {
-		if err := m.CheckPlace(place); err != nil {
-			return err
-		}
-		target, _ = repo.Rel(file)
-	}
-	rules, err := repo.Rules()
-	if err != nil {
-		return err
-	}
-	to, err := rules.Recipients(target)
-	if err != nil {
-		return err
-	}
-	if o.interpolate && !m.Sealed {
+	if o.interpolate && !m.Sealed && m.Kind.IsSecret() {
 		if err := seal.Interpolate(m, a.LookupEnv); err != nil {
-			return err
-		}
-	}
-	opts := seal.Options{Now: a.Now(), Part: place.Part != ""}
-	if slices.ContainsFunc(to.All(), workspace.Recipient.Online) {
-		if opts.Keys, err = a.keyService(m.Workspace); err != nil {
 			return err
 		}
 	}
 	switch {
 	case file == "-":
 	case o.filesOutside:
-		opts.ReadFile = func(path string) ([]byte, error) {
-			if !filepath.IsAbs(path) {
-				path = filepath.Join(filepath.Dir(file), path)
-			}
-			return readPlain(os.Stat, os.Open, path, "")
-		}
+		plain.ReadFile = worktree.FilesAnywhere(filepath.Dir(file))
 	default:
 		root, err := os.OpenRoot(filepath.Dir(file))
 		if err != nil {
 			return err
 		}
 		defer root.Close()
-		opts.ReadFile = func(path string) ([]byte, error) { return readBelow(root, path) }
+		plain.ReadFile = worktree.FilesBelow(root)
 	}
-	sealed, err := seal.Seal(m, to, opts)
+	t, err := a.tree(false)
+	if err != nil {
+		return err
+	}
+	sealed, to, err := t.Seal(plain)
+	if errors.Is(err, worktree.ErrNoWorkspace) {
+		return usagef("%w; name its workspace with -w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -209,34 +181,6 @@ func (a *app) seal(file string, o sealOptions) error {
 	}
 	fmt.Fprintf(a.Err, "%s sealed for %s: %s\n", m.ID(), count(len(to.All()), "recipient"), out)
 	return nil
-}
-
-// readBelow reads a file that a manifest's files: names, which must lie below the
-// manifest's folder.
-func readBelow(root *os.Root, path string) ([]byte, error) {
-	return readPlain(root.Stat, root.Open, filepath.Clean(path), "; it must lie below the manifest's folder (or see --allow-files-outside)")
-}
-
-// readPlain reads a whole file, but no device, and no pipe, whose opening might
-// never end.
-func readPlain(stat func(string) (os.FileInfo, error), open func(string) (*os.File, error), path, hint string) ([]byte, error) {
-	info, err := stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("the file it names cannot be read (%w)%s", withoutPath(err), hint)
-	}
-	if !info.Mode().IsRegular() || info.Size() > manifest.MaxSize {
-		return nil, errors.New("the file it names is not a plain file of at most 2 MiB")
-	}
-	f, err := open(path)
-	if err != nil {
-		return nil, fmt.Errorf("the file it names cannot be read (%w)", withoutPath(err))
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, manifest.MaxSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("the file it names cannot be read (%w)", withoutPath(err))
-	}
-	return data, nil
 }
 
 // rebind seals a file of plain sops again, with a binding.
