@@ -24,8 +24,8 @@ demo: build
 # The real programs that tests compare with: sops and age are built through the Go
 # module proxy, the others come from the system's packages. git comes with the machine.
 tools: $(TOOLS)/sops $(TOOLS)/age
-	@for tool in gpg:gnupg ssh-keygen:openssh-client openssl:openssl; do \
-		command -v $${tool%%:*} >/dev/null && continue; \
+	@for tool in gpg:gnupg ssh-keygen:openssh-client sshd:openssh-server openssl:openssl curl:curl jq:jq; do \
+		PATH="$$PATH:/usr/sbin" command -v $${tool%%:*} >/dev/null && continue; \
 		echo "installing $${tool##*:}, which the tests use"; \
 		{ apt-get update -qq && apt-get install -y -qq $${tool##*:}; } || { echo "the tests need $${tool%%:*}: install $${tool##*:}"; exit 1; }; \
 	done

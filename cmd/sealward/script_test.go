@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/sealward/sealward/gitops/gitcmd/gittest"
 	"github.com/sealward/sealward/unseal/unsealtest"
 )
 
@@ -129,6 +130,28 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 			ts.Setenv("TRANSIT_KEY", s.Key("orders"))
 			ts.Setenv("TRANSIT_TOKEN", unsealtest.Token)
 		},
+		// sshd DIR serves the bare repositories below DIR: to git, every host below
+		// example.com is that server.
+		"sshd": func(ts *testscript.TestScript, _ bool, args []string) {
+			dir, err := os.MkdirTemp(ts.Getenv("WORK"), ".sshd")
+			ts.Check(err)
+			s, err := gittest.ServeSSH(ts.MkAbs(args[0]), dir)
+			ts.Check(err)
+			ts.Defer(s.Close)
+			ts.Setenv("GIT_SSH_COMMAND", s.Command)
+		},
+		// githttps DIR serves the bare repositories below DIR and sets HTTPS_HOST (with the
+		// port) and HTTPS_TOKEN, dana's password.
+		"githttps": func(ts *testscript.TestScript, _ bool, args []string) {
+			s, err := gittest.ServeHTTPS(ts.MkAbs(args[0]), "dana", "a-token-of-dana")
+			ts.Check(err)
+			ts.Defer(s.Close)
+			ca := filepath.Join(ts.Getenv("WORK"), ".https-ca.pem")
+			ts.Check(os.WriteFile(ca, s.CA(), 0o600))
+			ts.Setenv("GIT_SSL_CAINFO", ca)
+			ts.Setenv("HTTPS_HOST", strings.TrimPrefix(s.URL, "https://"))
+			ts.Setenv("HTTPS_TOKEN", s.Password)
+		},
 		// asked N wants N requests to the transit engine since the last asked.
 		"asked": func(ts *testscript.TestScript, _ bool, args []string) {
 			v, ok := transits.Load(ts)
@@ -181,6 +204,16 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 			}
 			if files == 0 {
 				ts.Fatalf("there is no file to search")
+			}
+		},
+		// noplaintext CLONE fails if an object of the clone, reachable or not, holds a value of the
+		// scripts (hunter and a digit).
+		"noplaintext": func(ts *testscript.TestScript, _ bool, args []string) {
+			c := exec.Command("git", "-C", ts.MkAbs(args[0]), "cat-file", "--batch-all-objects", "--batch")
+			out, err := c.Output()
+			ts.Check(err)
+			if found := regexp.MustCompile(`hunter\d`).Find(out); found != nil || len(out) == 0 {
+				ts.Fatalf("of %d bytes of objects, one holds %q", len(out), found)
 			}
 		},
 	}

@@ -14,7 +14,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -28,6 +27,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/sealward/sealward/gitops/gitcmd/gittest"
 )
 
 // server is git http-backend behind TLS.
@@ -42,19 +43,12 @@ type server struct {
 
 func serve(t *testing.T, around func(http.Handler) http.Handler) *server {
 	t.Helper()
-	out, err := exec.Command("git", "--exec-path").Output()
+	s := &server{repo: newRepo(t), around: around}
+	s.want.Store("")
+	backend, err := gittest.Backend(filepath.Dir(s.repo.dir))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{repo: newRepo(t), around: around}
-	s.want.Store("")
-	env := []string{"GIT_PROJECT_ROOT=" + filepath.Dir(s.repo.dir), "GIT_HTTP_EXPORT_ALL=1"}
-	for _, kv := range os.Environ() {
-		if strings.HasPrefix(kv, "GIT_") {
-			env = append(env, kv)
-		}
-	}
-	backend := &cgi.Handler{Path: filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"), Env: env, Stderr: io.Discard}
 	var handler http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if want := s.want.Load().(string); want != "" && r.Header.Get("Authorization") != want {
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
