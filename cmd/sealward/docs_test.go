@@ -17,11 +17,12 @@ var shBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 // in an empty folder. What a page shows must work.
 func TestDocs(t *testing.T) {
 	pages := map[string][]string{ // what the output must show
-		"README.md":          {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact"},
-		"docs/repository.md": {"WORKSPACE | SECRETS", "password set", "allow read-specific-secret on orders-db-*", "exit code 4", "whoever a token asserts it for"},
-		"docs/secrets.md":    {"token set", "is kept in 1 parts", "is one file", "from the vendor", "battery staple", "LEVEL='info'", "kind: Secret", "have fresh data keys", "It opens, and is as it was sealed."},
-		"docs/agent.md":      {`"password": "`, "records are intact"},
-		"docs/keys.md":       {"Recovery identity written", "orders    | retired | age"},
+		"README.md":             {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact"},
+		"docs/repository.md":    {"WORKSPACE | SECRETS", "password set", "allow read-specific-secret on orders-db-*", "exit code 4", "whoever a token asserts it for"},
+		"docs/secrets.md":       {"token set", "is kept in 1 parts", "is one file", "from the vendor", "battery staple", "LEVEL='info'", "kind: Secret", "have fresh data keys", "It opens, and is as it was sealed."},
+		"docs/agent.md":         {`"password": "`, "records are intact"},
+		"docs/keys.md":          {"Recovery identity written", "orders    | retired | age"},
+		"docs/pull-requests.md": {"pushed to origin as branch secrets/orders-orders-api-", "orders/orders-api: set token", "1 file changed", "nothing found in 1 manifest"},
 	}
 	for page, shows := range pages {
 		t.Run(page, func(t *testing.T) {
