@@ -271,6 +271,20 @@ func TestReview(t *testing.T) {
 	if second := comment(); !strings.Contains(second, "has findings") || !strings.Contains(second, "    workspaces/orders/secrets/api.yaml:5") || strings.Contains(second+out, "hunter") {
 		t.Errorf("the comment:\n%s\n%s", second, out)
 	}
+	// What pre-commit runs refuses that commit before it is made.
+	var hooks []struct{ ID, Entry string }
+	text, err := os.ReadFile("../.pre-commit-hooks.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(text, &hooks); err != nil || len(hooks) != 1 || hooks[0].ID != "sealward" {
+		t.Fatalf("%+v, %v", hooks, err)
+	}
+	sh(0, `cd secrets && git checkout -q -b again HEAD^ && `+hooks[0].Entry)
+	out = sh(0, `cd secrets && git checkout -q topic -- workspaces/orders/secrets/api.yaml && if `+hooks[0].Entry+`; then exit 1; fi; git checkout -q -f topic`)
+	if !strings.Contains(out, "api.yaml") || strings.Contains(out, "hunter") {
+		t.Errorf("the hook said: %s", out)
+	}
 	out = sh(2, `git clone -q --depth 1 --branch topic "file://$PWD/secrets" shallow && cd shallow && git fetch -q --depth 1 origin main:main && sh "$REVIEW" main`)
 	if !strings.Contains(out, "fetch-depth: 0") {
 		t.Errorf("a shallow clone: %s", out)
