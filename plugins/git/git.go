@@ -267,8 +267,11 @@ func rebasing(clone *gitcmd.Clone) string {
 		return id
 	}
 	done := readState(clone, "rebase-merge/done")
-	line := done[strings.LastIndex(done, "\n")+1:]
-	for _, word := range strings.Fields(line) { // pick <id> <subject>, fixup -C <id> <subject>
+	words := strings.Fields(done[strings.LastIndex(done, "\n")+1:])
+	if len(words) == 0 || !slices.Contains([]string{"pick", "reword", "edit", "squash", "fixup", "merge", "p", "r", "e", "s", "f", "m"}, words[0]) {
+		return ""
+	}
+	for _, word := range words[1:] { // pick <id> <subject>, fixup -C <id> <subject>
 		if len(word) >= 7 && strings.Trim(word, "0123456789abcdef") == "" {
 			return word
 		}
