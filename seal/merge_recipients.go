@@ -73,13 +73,18 @@ func (m *merge) rememberTheirs() {
 	}
 }
 
+const whomToSeal = "sealward resolve says whom to seal for with --recipients ours, theirs or both"
+
 // recipients merges for whom a fresh data key is sealed.
 func (m *merge) recipients(base, ours, theirs workspace.Recipients) (workspace.Recipients, error) {
 	simple := len(ours.Groups()) == 1 && len(theirs.Groups()) == 1 && len(base.Groups()) <= 1
 	merged, clear := workspace.Recipients{}, true
 	var err error
 	if simple {
-		merged, err = workspace.Grouped(0, threeWay(base.All(), ours.All(), theirs.All()))
+		left := threeWay(base.All(), ours.All(), theirs.All())
+		if merged, err = workspace.Grouped(0, left); len(left) == 0 {
+			err = fmt.Errorf("each side removed whom the other kept, so nobody would be left; %s", whomToSeal)
+		}
 	} else {
 		// Groups say who opens together with whom; half of one and half of the other
 		// would be nobody's intention.
@@ -113,7 +118,7 @@ func (m *merge) recipients(base, ours, theirs workspace.Recipients) (workspace.R
 		if clear && slices.ContainsFunc(m.opts.Registries, merged.Equal) {
 			return merged, nil
 		}
-		return merged, fmt.Errorf("the key groups of the two sides cannot be merged, or are not those of a %s", workspace.RulesFile)
+		return merged, fmt.Errorf("the key groups of the two sides cannot be merged, or are not those of a %s; %s", workspace.RulesFile, whomToSeal)
 	}
 	var named []workspace.Recipient
 	for _, r := range merged.All() {
@@ -124,7 +129,7 @@ func (m *merge) recipients(base, ours, theirs workspace.Recipients) (workspace.R
 		conflict("%.80q is named by the file %s, but by no %s for it; the file was not sealed for it", r, m.whose(r, base, ours, theirs), workspace.RulesFile)
 	}
 	if len(named) == 0 {
-		return merged, fmt.Errorf("no %s names a recipient of the file", workspace.RulesFile)
+		return merged, fmt.Errorf("no %s names a recipient of the file; %s", workspace.RulesFile, whomToSeal)
 	}
 	return workspace.Grouped(0, named)
 }

@@ -154,10 +154,7 @@ func (s spot) parse(data []byte) (*manifest.Manifest, error) {
 // whom the other side's took out since the two had one in common. One that cannot be
 // read, or has no rule for the file, names nobody.
 func registries(ctx context.Context, clone *gitcmd.Clone, s spot) []workspace.Recipients {
-	recipients := func(rules *workspace.Rules, err error) workspace.Recipients {
-		if err != nil {
-			return workspace.Recipients{}
-		}
+	recipients := func(rules *workspace.Rules) workspace.Recipients {
 		to, err := rules.Recipients(s.rel)
 		if err != nil {
 			return workspace.Recipients{}
@@ -172,10 +169,16 @@ func registries(ctx context.Context, clone *gitcmd.Clone, s spot) []workspace.Re
 		if err != nil {
 			return workspace.Recipients{}
 		}
-		return recipients(workspace.ParseRules(data))
+		rules, err := workspace.ParseRules(data)
+		if err != nil {
+			return workspace.Recipients{}
+		}
+		return recipients(rules)
 	}
-	ours := recipients(s.repo.Rules())
-	if len(ours.Groups()) == 0 { // in conflict itself, say
+	var ours workspace.Recipients
+	if rules, err := s.repo.Rules(); err == nil {
+		ours = recipients(rules)
+	} else { // it is in conflict itself, say
 		ours = at("HEAD")
 	}
 	left := ours
