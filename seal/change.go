@@ -44,6 +44,12 @@ func withValues(m *manifest.Manifest, values []Value, comments bool) *yaml.Node 
 	for _, entry := range m.Secret.Entries {
 		isText[entry.Key] = !entry.Binary
 	}
+	putValues(root, sections, values, isText)
+	return root
+}
+
+// putValues makes values all that the sections of a manifest hold.
+func putValues(root *yaml.Node, sections manifest.Sections, values []Value, isText map[manifest.Key]bool) {
 	// What stood as text stays text where it can, and each key keeps its line.
 	paths, texts := make([][]string, len(values)), make([]string, len(values))
 	stays := map[string]bool{}
@@ -70,7 +76,6 @@ func withValues(m *manifest.Manifest, values []Value, comments bool) *yaml.Node 
 	for i, text := range texts {
 		setNode(root, text, paths[i]...)
 	}
-	return root
 }
 
 // reparse holds changed nodes to everything that a file is held to.

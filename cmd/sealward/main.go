@@ -188,7 +188,7 @@ something, 4 permission denied, 5 cannot be unsealed (no key, tampered).`,
 	}
 	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.importCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd())
 	add("keys", a.rotateCmd(), a.keysCmd())
-	add("review", a.proposeCmd(), a.checkCmd(), a.diffCmd(), a.accessDiffCmd(), a.canICmd(), a.whoCanCmd())
+	add("review", a.proposeCmd(), a.checkCmd(), a.diffCmd(), a.accessDiffCmd(), a.canICmd(), a.whoCanCmd(), a.resolveCmd(), a.gitCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())
 	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())
 	root.AddCommand(a.versionCmd())

@@ -216,6 +216,34 @@ const MaxRecipients = 256
 // For is one group of recipients, each of whom opens alone.
 func For(rs ...Recipient) Recipients { return Recipients{groups: [][]Recipient{rs}} }
 
+// Grouped is key groups as SOPS has them; the threshold counts with several only.
+func Grouped(threshold int, groups ...[]Recipient) (Recipients, error) {
+	rs := Recipients{groups: groups}
+	if len(groups) > 1 {
+		rs.threshold = threshold
+	}
+	return rs, rs.check()
+}
+
+// Equal reports that the same keys open in the same way; the order within a group
+// has no meaning.
+func (rs Recipients) Equal(other Recipients) bool {
+	if len(rs.groups) != len(other.groups) || rs.Threshold() != other.Threshold() {
+		return false
+	}
+	for i, g := range rs.groups {
+		if len(g) != len(other.groups[i]) {
+			return false
+		}
+		for _, r := range g {
+			if !slices.Contains(other.groups[i], r) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Groups of keys. They must not be changed.
 func (rs Recipients) Groups() [][]Recipient { return rs.groups }
 

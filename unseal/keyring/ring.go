@@ -40,6 +40,14 @@ func (r *Ring) Recipients() []workspace.Recipient {
 	return append([]workspace.Recipient(nil), r.order...)
 }
 
+// Alone is the ring without the services: what its own identities open, at once
+// and without asking anybody.
+func (r *Ring) Alone() *Ring {
+	alone := *r
+	alone.services = &Services{workspace: r.services.workspace}
+	return &alone
+}
+
 // Services that keyring.yaml lists for the workspace; never nil.
 func (r *Ring) Services() *Services { return r.services }
 
