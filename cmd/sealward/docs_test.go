@@ -22,7 +22,7 @@ func TestDocs(t *testing.T) {
 		"docs/secrets.md":       {"token set", "is kept in 1 parts", "is one file", "from the vendor", "battery staple", "LEVEL='info'", "kind: Secret", "have fresh data keys", "It opens, and is as it was sealed."},
 		"docs/agent.md":         {`"password": "`, "records are intact"},
 		"docs/keys.md":          {"Recovery identity written", "orders    | retired | age"},
-		"docs/pull-requests.md": {"pushed to origin as branch secrets/orders-orders-api-", "orders/orders-api: set token", "1 file changed", "nothing found in 1 manifest"},
+		"docs/pull-requests.md": {"pushed to origin as branch secrets/orders-orders-api-", "orders/orders-api: set token", "1 file changed", "+ read orders/orders-api", "key token: value ", "db2\nhers\n", "CONFLICT (sealed): orders/shared: password: changed on both sides", "password: theirs", "nothing found in 1 manifest"},
 	}
 	for page, shows := range pages {
 		t.Run(page, func(t *testing.T) {
