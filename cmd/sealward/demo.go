@@ -325,11 +325,14 @@ func (d *demo) sceneRefused() error {
 }
 
 func (d *demo) sceneRotate() error {
-	d.say("7. The password is rotated by a commit. The agent follows the branch and serves\n   the new value. Beside that value only the binding and the MAC differ.")
+	d.say("7. The password is rotated by a pull request: a branch with one commit, which\n   anybody reviews without a key. Merged, the agent serves the new value.")
 	if err := d.run(
 		"printf %s battery-staple | sealward set orders/orders-db-r password", expect{shows: []string{"password set"}},
-		"git diff --stat", expect{shows: []string{"orders-db-r.yaml"}},
-		"git commit -q -a -m 'Rotate the orders password' && git push -q", expect{},
+		"sealward propose orders/orders-db-r --branch new-password 2>&1 | grep pushed", expect{shows: []string{"pushed to origin as branch new-password, for main: orders/orders-db-r: set password"}},
+		"sealward check --base main --no-keys", expect{shows: []string{"nothing found in 1 manifest"}},
+		"sealward diff main...HEAD --no-keys", expect{shows: []string{"~ orders/orders-db-r", "~ password"}, hides: []string{"battery-staple"}},
+		"sealward who-can read orders/orders-db-r", expect{shows: []string{"users:id:alice"}},
+		"git switch -q main && git merge -q new-password && git push -q", expect{},
 	); err != nil {
 		return err
 	}
@@ -340,11 +343,12 @@ func (d *demo) sceneRotate() error {
 }
 
 func (d *demo) sceneTamper() error {
-	d.say("8. Somebody without a key tampers: the username is moved into the password's\n   place, and payments' sealed file is passed off as one of orders. Both are\n   refused, with file, field and reason; everything else goes on.")
+	d.say("8. Somebody without a key tampers: the username is moved into the password's\n   place, and payments' sealed file is passed off as one of orders. The review\n   says so. Merged nevertheless, both are refused; everything else goes on.")
 	if err := d.run(
 		"awk '/username:/{v=$2} /password:/{$0=\"        password: \" v} {print}' workspaces/orders/secrets/orders-db-r.yaml > ../t && cp ../t workspaces/orders/secrets/orders-db-r.yaml", expect{},
 		"sed 's/workspace: payments/workspace: orders/' workspaces/payments/secrets/payments-api-rw.yaml > workspaces/orders/secrets/payments-api-rw.yaml", expect{},
 		"sealward unseal workspaces/orders/secrets/orders-db-r.yaml", expect{code: exitUnsealed, shows: []string{"secret.data.password"}, hides: []string{"battery-staple"}},
+		"git add -A && sealward check --staged --base HEAD --no-keys", expect{code: exitFindings, shows: []string{"[binding-stale]", "[binding-copied]"}},
 		"sealward create secret orders-db-rw -w orders --type key-value --acl rw --from-literal host=db.example", expect{},
 		"git add -A && git commit -q -m 'Tidy up' && git push -q", expect{},
 	); err != nil {
