@@ -17,11 +17,11 @@ import (
 // asked is what can-i and who-can have in common.
 type asked struct{ at, time, format string }
 
-func (q *asked) flags(c *cobra.Command, formats ...string) {
+func (q *asked) flags(c *cobra.Command, revisions completer, formats ...string) {
 	c.Flags().StringVar(&q.at, "at", "", "commit to ask: a branch, tag or id (default: the work tree, in a bare clone HEAD)")
 	c.Flags().StringVar(&q.time, "time", "", "ask as of this time, as 2027-01-01T00:00:00Z (default: now)")
 	outputFlag(c, &q.format, formats...)
-	_ = c.RegisterFlagCompletionFunc("at", cobra.NoFileCompletions)
+	_ = c.RegisterFlagCompletionFunc("at", revisions)
 	_ = c.RegisterFlagCompletionFunc("time", cobra.NoFileCompletions)
 }
 
@@ -118,7 +118,7 @@ Exit codes: 0 yes, 4 no (also when the policy is broken).`,
 	c.Flags().StringVar(&as, "as", "", "who: users:id:NAME or roles:id:NAME")
 	c.Flags().StringArrayVar(&roles, "role", nil, "a role that the token asserts: roles:id:NAME (may be repeated)")
 	_ = c.MarkFlagRequired("as")
-	q.flags(c, "json", "yaml")
+	q.flags(c, a.completeRevisions, "json", "yaml")
 	return c
 }
 
@@ -182,7 +182,7 @@ Exit codes: 0 answered, also when nobody may.`,
 			return nil
 		},
 	}
-	q.flags(c, "json", "yaml", "wide")
+	q.flags(c, a.completeRevisions, "json", "yaml", "wide")
 	return c
 }
 
@@ -211,7 +211,7 @@ comment for a pull request.
 Exit codes: 0 answered, whatever differs.`,
 		Example: `  sealward access-diff
   sealward access-diff main...HEAD -o markdown`,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeRevisions,
 		RunE: func(c *cobra.Command, args []string) error {
 			revs := "HEAD"
 			if len(args) > 0 {

@@ -59,6 +59,9 @@ Exit codes: 0 nothing found, 3 findings, 1 or 2 it could not look.`,
 	c.Flags().BoolVar(&opts.noKeys, "no-keys", false, "open nothing, even if the keyring could")
 	c.MarkFlagsMutuallyExclusive("at", "staged")
 	outputFlag(c, &opts.format, "text", "json", "sarif", "github")
+	for _, flag := range []string{"base", "at"} {
+		_ = c.RegisterFlagCompletionFunc(flag, a.completeRevisions)
+	}
 	_ = c.RegisterFlagCompletionFunc("fail-on", fixed("error", "warning"))
 	return c
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/seal/manifest"
 )
 
@@ -88,4 +89,31 @@ func fixed(words ...string) completer {
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeRevisions offers branches and tags, and after A.. or A... those for B.
+func (a *app) completeRevisions(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	dir := a.repo
+	if dir == "" {
+		dir = "."
+	}
+	clone, err := gitcmd.Open(c.Context(), dir)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	refs, err := clone.Run(c.Context(), "for-each-ref", "--count=1000", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	left := prefix[:strings.LastIndex(prefix, "..")+1]
+	if left != "" {
+		left += "."
+	}
+	var out []string
+	for ref := range strings.FieldsSeq("HEAD " + string(refs)) {
+		if strings.HasPrefix(left+ref, prefix) {
+			out = append(out, left+ref)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
 }

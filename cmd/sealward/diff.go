@@ -33,6 +33,7 @@ and A...B is what B changed since it left A, as a pull request shows it.`,
 		Example: `  sealward diff
   sealward diff main...HEAD -o markdown
   sealward diff v1.3..v1.4 -- workspaces/orders`,
+		ValidArgsFunction: a.completeRevisions,
 		RunE: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n >= 0 {
 				args, opts.paths = args[:n], args[n:]
