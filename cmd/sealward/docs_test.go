@@ -16,6 +16,7 @@ var shBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 // TestDocs types the sh blocks of each page into a shell, one after the other,
 // in an empty folder. What a page shows must work.
 func TestDocs(t *testing.T) {
+	t.Parallel()
 	pages := map[string][]string{ // what the output must show
 		"README.md":             {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact"},
 		"docs/repository.md":    {"WORKSPACE | SECRETS", "password set", "allow read-specific-secret on orders-db-*", "exit code 4", "whoever a token asserts it for"},
@@ -26,6 +27,7 @@ func TestDocs(t *testing.T) {
 	}
 	for page, shows := range pages {
 		t.Run(page, func(t *testing.T) {
+			t.Parallel()
 			bin, err := tools()
 			if err != nil {
 				t.Fatal(err)

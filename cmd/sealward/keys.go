@@ -303,7 +303,7 @@ func (a *app) keysExport(ws manifest.Workspace, to []workspace.Recipient, out st
 		if passphrase, err = a.exportPassphrase(ring); err != nil {
 			return err
 		}
-		sealed, err = payload.SealWith(passphrase)
+		sealed, err = payload.SealWith(passphrase, a.Work)
 	}
 	if err != nil {
 		return err

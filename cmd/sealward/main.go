@@ -38,11 +38,13 @@ const (
 	exitUnsealed = 5
 )
 
-func main() {
+func main() { os.Exit(process(0)) }
+
+// process is this program's run; work is deps.Work.
+func process(work int) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Getenv: os.Getenv, LookupEnv: os.LookupEnv})
-	stop()
-	os.Exit(code)
+	defer stop()
+	return run(ctx, os.Args[1:], deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Getenv: os.Getenv, LookupEnv: os.LookupEnv, Work: work})
 }
 
 // deps is what a command needs of the world.
@@ -53,6 +55,8 @@ type deps struct {
 	Now       func() time.Time
 	Getenv    func(string) string
 	LookupEnv func(string) (string, bool)
+	// Work is what guessing a passphrase costs (keyring.WithWork); 0 is age's own.
+	Work int
 }
 
 // app is deps and the flags of every command.
@@ -241,7 +245,7 @@ func (a *app) openKeyring() (*keyring.Keyring, error) {
 		}
 		dir = filepath.Join(config, "sealward", "keys")
 	}
-	k, err := keyring.Open(dir, keyring.WithPassphrase(a.askPassphrase))
+	k, err := keyring.Open(dir, keyring.WithPassphrase(a.askPassphrase), keyring.WithWork(a.Work))
 	if err != nil {
 		return nil, usageError{err}
 	}

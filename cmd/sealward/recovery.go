@@ -140,7 +140,7 @@ func (r *rescue) write(a *app, ws manifest.Workspace) error {
 	}
 	text := payload.Clear()
 	if passphrase != nil {
-		if text, err = payload.SealWith(passphrase); err != nil {
+		if text, err = payload.SealWith(passphrase, a.Work); err != nil {
 			return err
 		}
 	}

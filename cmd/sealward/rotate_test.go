@@ -45,7 +45,7 @@ func TestKilledWhileRotating(t *testing.T) {
 	t.Logf("seed %d; a whole rotation took %s", seed, usual.Round(time.Millisecond))
 	random := rand.New(rand.NewSource(seed))
 	complete := 0
-	const rounds = 6
+	const rounds = 4
 	for round := range rounds {
 		before := f.digests()
 		cmd := exec.Command("sealward", "rotate", "-w", "orders")

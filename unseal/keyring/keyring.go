@@ -52,10 +52,15 @@ type Option func(*Keyring)
 // keyring.yaml names no passphraseFile.
 func WithPassphrase(ask Ask) Option { return func(k *Keyring) { k.ask = ask } }
 
+// WithWork has files that are written with a passphrase cost 2^work to guess one;
+// without it they cost what age -p makes them cost. It is for tests.
+func WithWork(work int) Option { return func(k *Keyring) { k.work = work } }
+
 // Keyring is a folder of identity files. It is safe for concurrent use.
 type Keyring struct {
-	dir string
-	ask Ask
+	dir  string
+	ask  Ask
+	work int
 
 	mu    sync.Mutex
 	locks map[manifest.Workspace]unlocked

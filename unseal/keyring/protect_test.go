@@ -34,7 +34,7 @@ func newFolder(t *testing.T) *folder {
 	t.Helper()
 	f := &folder{t: t, dir: t.TempDir(), answer: "correct horse"}
 	var err error
-	f.Keyring, err = keyring.Open(f.dir, keyring.WithPassphrase(func(path string) ([]byte, error) {
+	f.Keyring, err = keyring.Open(f.dir, keyring.WithWork(10), keyring.WithPassphrase(func(path string) ([]byte, error) {
 		if !strings.HasPrefix(path, f.dir) {
 			t.Errorf("asked for the passphrase of %q", path)
 		}
@@ -367,6 +367,16 @@ func TestRenewAndImport(t *testing.T) {
 	if after, _ := os.ReadFile(g.Path(orders)); !bytes.Equal(before, after) {
 		t.Error("importing what is there changed the file")
 	}
+	// A file as age -p writes it, without armor, is written again whole.
+	binary := newFolder(t)
+	binary.write("orders.agekey", protect(t, own.String(), "correct horse", false, 10))
+	if added, err := binary.Import(payload, now); err != nil || len(added) != 1 {
+		t.Fatalf("%v, %v", added, err)
+	}
+	has(binary, ownRcpt, id.Recipient())
+	if text, _ := os.ReadFile(binary.Path(orders)); !bytes.HasPrefix(text, []byte("age-encryption.org/v1\n-> scrypt")) {
+		t.Errorf("a protected file lost its form: %.40s", text)
+	}
 	h := newFolder(t)
 	if added, err := h.Import(payload, now); err != nil || len(added) != 1 {
 		t.Errorf("into an empty keyring: %v, %v", added, err)
@@ -446,4 +456,18 @@ func mustHybrid(t *testing.T) workspace.Recipient {
 		t.Fatal(err)
 	}
 	return id.Recipient()
+}
+
+// What is written without WithWork costs what age -p makes it cost.
+func TestPassphraseWork(t *testing.T) {
+	for work, want := range map[int]string{0: " 18\n", 10: " 10\n"} {
+		out, err := keyring.EncryptWithPassphrase([]byte("x"), []byte("correct horse"), false, work)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, stanza, _ := bytes.Cut(out, []byte("\n"))
+		if line, _, _ := bytes.Cut(stanza, []byte("\n")); !strings.HasPrefix(string(line), "-> scrypt ") || !strings.HasSuffix(string(line)+"\n", want) {
+			t.Errorf("work %d: %s", work, line)
+		}
+	}
 }

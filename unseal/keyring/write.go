@@ -135,7 +135,7 @@ func (k *Keyring) change(ws manifest.Workspace, edit func(text []byte) ([]byte, 
 		if plain, err = decryptAge(data, passphrase); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		reseal = func(text []byte) ([]byte, error) { return EncryptWithPassphrase(text, passphrase, isArmored(data)) }
+		reseal = func(text []byte) ([]byte, error) { return EncryptWithPassphrase(text, passphrase, isArmored(data), k.work) }
 	}
 	text, err := edit(plain)
 	if err != nil {
@@ -151,11 +151,15 @@ func (k *Keyring) change(ws manifest.Workspace, edit func(text []byte) ([]byte, 
 	return workspace.WriteFile(path, out, 0o600)
 }
 
-// EncryptWithPassphrase encrypts text with a passphrase, as age -p does.
-func EncryptWithPassphrase(text, passphrase []byte, armored bool) ([]byte, error) {
+// EncryptWithPassphrase encrypts text with a passphrase, as age -p does. work is the
+// logarithm of what guessing one costs, 0 for age's own (18, a second).
+func EncryptWithPassphrase(text, passphrase []byte, armored bool, work int) ([]byte, error) {
 	r, err := age.NewScryptRecipient(string(passphrase))
 	if err != nil {
 		return nil, errors.New("the passphrase is empty")
+	}
+	if work > 0 {
+		r.SetWorkFactor(work)
 	}
 	return encrypt(text, armored, r)
 }
@@ -171,7 +175,8 @@ func encrypt(text []byte, armored bool, to ...age.Recipient) ([]byte, error) {
 		return errors.Join(err, e.Close())
 	}
 	if !armored {
-		return out.Bytes(), write(&out)
+		err := write(&out) // before Bytes, which would else be what is there now: nothing
+		return out.Bytes(), err
 	}
 	a := armor.NewWriter(&out)
 	err := errors.Join(write(a), a.Close())
@@ -258,9 +263,10 @@ func (p *Payload) SealTo(to ...workspace.Recipient) ([]byte, error) {
 	return sealed, nil
 }
 
-// SealWith encrypts the payload, armored, with a passphrase.
-func (p *Payload) SealWith(passphrase []byte) ([]byte, error) {
-	return EncryptWithPassphrase(p.text, passphrase, true)
+// SealWith encrypts the payload, armored, with a passphrase; work as of
+// EncryptWithPassphrase.
+func (p *Payload) SealWith(passphrase []byte, work int) ([]byte, error) {
+	return EncryptWithPassphrase(p.text, passphrase, true, work)
 }
 
 // Clear is the payload in the clear, for a file that its owner keeps offline.
