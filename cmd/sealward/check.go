@@ -182,17 +182,12 @@ func mergeBase(ctx context.Context, repo *review.Repo, rev string, of *review.Tr
 	if err != nil {
 		return nil, gitUsage(err)
 	}
-	base, err := clone.Resolve(ctx, rev)
-	if err != nil {
-		return nil, gitUsage(err)
-	}
 	head := of.Commit
 	if head == "" {
-		if head, err = clone.Resolve(ctx, "HEAD"); err != nil {
-			return nil, gitUsage(err)
-		}
+		head = "HEAD"
 	}
-	if base, err = clone.MergeBase(ctx, base, head); err != nil {
+	base, err := clone.MergeBase(ctx, rev, head)
+	if err != nil {
 		return nil, gitUsage(err)
 	}
 	return repo.At(ctx, base)

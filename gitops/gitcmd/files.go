@@ -3,6 +3,7 @@ package gitcmd
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,14 +107,18 @@ func (c *Clone) DiffStaged(ctx context.Context, from string, paths ...string) ([
 // DiffWorkTree lists what differs between a commit and the work tree, files that Git does not
 // know yet (and does not ignore) included.
 func (c *Clone) DiffWorkTree(ctx context.Context, from string, paths ...string) ([]Change, error) {
+	// The two look at every file; each takes a core.
+	var out []byte
+	var unknown error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		out, unknown = c.Run(ctx, append([]string{"ls-files", "-o", "-z", "--exclude-standard", "--full-name", "--"}, paths...)...)
+	})
 	// git diff, and not diff-index, which would call a file changed that was only
 	// touched.
 	changes, err := c.diff(ctx, append([]string{"diff", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-abbrev", "--ignore-submodules=none", from, "--"}, paths...))
-	if err != nil {
-		return nil, err
-	}
-	out, err := c.Run(ctx, append([]string{"ls-files", "-o", "-z", "--exclude-standard", "--full-name", "--"}, paths...)...)
-	if err != nil {
+	wg.Wait()
+	if err = cmp.Or(err, unknown); err != nil {
 		return nil, err
 	}
 	for path := range bytes.SplitSeq(out, []byte{0}) {

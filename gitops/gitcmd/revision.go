@@ -42,21 +42,31 @@ func (c *Clone) Resolve(ctx context.Context, rev string) (string, error) {
 	return id, nil
 }
 
-// MergeBase gives the newest commit that two have in common: what a branch left
-// from.
+// MergeBase gives the newest commit that two revisions have in common: what a branch
+// left from.
 func (c *Clone) MergeBase(ctx context.Context, a, b string) (string, error) {
+	for _, rev := range []string{a, b} {
+		if rev == "" || strings.HasPrefix(rev, "-") || strings.ContainsAny(rev, "\x00\r\n") {
+			return "", fmt.Errorf("%w: %.80q is no name of a commit", ErrNoRevision, rev)
+		}
+	}
 	out, err := c.Run(ctx, "merge-base", a, b)
-	if err != nil {
-		var refused *Error
-		if !errors.As(err, &refused) || refused.Code != 1 {
+	if err == nil {
+		return strings.TrimSpace(string(out)), nil
+	}
+	for _, rev := range []string{a, b} { // one that does not exist is told better
+		if _, err := c.Resolve(ctx, rev); err != nil {
 			return "", err
 		}
-		if c.shallow(ctx) {
-			return "", fmt.Errorf("%w: this clone is shallow and does not hold the commit that %.12s and %.12s have in common; git fetch --unshallow, or in CI a deeper checkout (fetch-depth: 0)", ErrNoRevision, a, b)
-		}
-		return "", fmt.Errorf("%w: %.12s and %.12s have no commit in common", ErrNoRevision, a, b)
 	}
-	return strings.TrimSpace(string(out)), nil
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Code != 1 {
+		return "", err
+	}
+	if c.shallow(ctx) {
+		return "", fmt.Errorf("%w: this clone is shallow and does not hold the commit that %.40s and %.40s have in common; git fetch --unshallow, or in CI a deeper checkout (fetch-depth: 0)", ErrNoRevision, a, b)
+	}
+	return "", fmt.Errorf("%w: %.40s and %.40s have no commit in common", ErrNoRevision, a, b)
 }
 
 // shallow reports that the history was cut off when it was fetched.

@@ -323,7 +323,7 @@ func (c *checker) registry(ctx context.Context, known []manifest.Workspace, repo
 
 // notPlain reports a link or submodule in the place of a file of the top folder.
 func (c *checker) notPlain(ctx context.Context, path string) (bool, error) {
-	files, err := c.tree.Files(ctx, path)
+	files, err := c.tree.filesAt(ctx, path)
 	if err != nil {
 		return false, err
 	}
@@ -470,7 +470,7 @@ func (c *checker) siblings(ctx context.Context, touched map[secretID]bool) error
 		return nil
 	}
 	slices.Sort(places)
-	files, err := c.tree.Files(ctx, places...)
+	files, err := c.tree.filesAt(ctx, places...)
 	if err != nil {
 		return err
 	}

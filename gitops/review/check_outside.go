@@ -204,7 +204,7 @@ func (c *checker) removed(ctx context.Context, gone map[secretID]bool) error {
 	var names strings.Builder // one a line
 	for id := range left {
 		folder := strings.TrimSuffix(manifest.SecretPath(id.ws, id.name), ".yaml")
-		still, err := c.tree.Files(ctx, folder, folder+".yaml", folder+".json")
+		still, err := c.tree.filesAt(ctx, folder, folder+".yaml", folder+".json")
 		if err != nil {
 			return err
 		}

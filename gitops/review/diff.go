@@ -216,7 +216,7 @@ func (d *differ) existing(ctx context.Context) error {
 		if len(places) == 0 {
 			continue
 		}
-		files, err := side.tree.Files(ctx, places...)
+		files, err := side.tree.filesAt(ctx, places...)
 		if err != nil {
 			return err
 		}

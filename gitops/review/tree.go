@@ -31,6 +31,55 @@ type Repo struct {
 	clone  *gitcmd.Clone         // nil outside Git
 	local  *workspace.Repository // nil without files on disk
 	prefix string                // of the sealed repository in the clone, "" or ending in /
+	blobs  readers
+}
+
+// readers are running gits that give blobs, whatever tree they are of: as many as read
+// at once. They end with the last tree that is closed.
+type readers struct {
+	mu        sync.Mutex
+	trees     int
+	free, all []*gitcmd.Blobs
+}
+
+func (r *readers) take(ctx context.Context, clone *gitcmd.Clone) (*gitcmd.Blobs, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.free); n > 0 {
+		b := r.free[n-1]
+		r.free = r.free[:n-1]
+		return b, nil
+	}
+	b, err := clone.Blobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.all = append(r.all, b)
+	return b, nil
+}
+
+func (r *readers) giveBack(b *gitcmd.Blobs) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.free = append(r.free, b)
+}
+
+func (r *readers) open() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.trees++
+}
+
+func (r *readers) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.trees--; r.trees > 0 {
+		return
+	}
+	for _, b := range r.all {
+		_ = b.Close()
+	}
+	r.free, r.all = nil, nil
 }
 
 // Open finds the sealed repository around dir. It fails with
@@ -95,9 +144,7 @@ type Tree struct {
 	repo *Repo
 	list func(ctx context.Context, paths []string) ([]File, error)
 
-	mu    sync.Mutex
-	free  []*gitcmd.Blobs // readers that nobody uses now
-	procs []*gitcmd.Blobs
+	closing sync.Once
 }
 
 // The names of the trees that are no commit.
@@ -118,6 +165,7 @@ func (r *Repo) At(ctx context.Context, rev string) (*Tree, error) {
 			return nil, err
 		}
 	}
+	r.blobs.open()
 	t := &Tree{Name: rev, Commit: commit, repo: r}
 	t.list = func(ctx context.Context, paths []string) ([]File, error) {
 		files, err := clone.Files(ctx, commit, r.inClone(paths)...)
@@ -135,6 +183,7 @@ func (r *Repo) Staged(context.Context) (*Tree, error) {
 	if clone.Bare() {
 		return nil, errors.New("a bare repository has no index")
 	}
+	r.blobs.open()
 	return &Tree{Name: indexName, repo: r, list: func(ctx context.Context, paths []string) ([]File, error) {
 		files, err := clone.Staged(ctx, r.inClone(paths)...)
 		return r.inRepository(files), err
@@ -146,6 +195,7 @@ func (r *Repo) WorkTree() (*Tree, error) {
 	if r.local == nil {
 		return nil, fmt.Errorf("%w: there are no files on disk here; name a commit", workspace.ErrNoRepository)
 	}
+	r.blobs.open()
 	return &Tree{Name: workTreeName, repo: r, list: func(ctx context.Context, paths []string) ([]File, error) {
 		return walk(ctx, r.local.Dir(), paths)
 	}}, nil
@@ -275,7 +325,7 @@ func (t *Tree) Read(ctx context.Context, f File) ([]byte, error) {
 
 // ReadPath is Read for a path; fs.ErrNotExist when the tree has no such file.
 func (t *Tree) ReadPath(ctx context.Context, path string) ([]byte, error) {
-	files, err := t.Files(ctx, path)
+	files, err := t.filesAt(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -287,29 +337,11 @@ func (t *Tree) ReadPath(ctx context.Context, path string) ([]byte, error) {
 	return nil, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
 }
 
-// blobs takes a reader that is free, or starts one: as many run as there are readers
-// at once.
 func (t *Tree) blobs(ctx context.Context) (*gitcmd.Blobs, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if n := len(t.free); n > 0 {
-		b := t.free[n-1]
-		t.free = t.free[:n-1]
-		return b, nil
-	}
-	b, err := t.repo.clone.Blobs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	t.procs = append(t.procs, b)
-	return b, nil
+	return t.repo.blobs.take(ctx, t.repo.clone)
 }
 
-func (t *Tree) giveBack(b *gitcmd.Blobs) {
-	t.mu.Lock()
-	t.free = append(t.free, b)
-	t.mu.Unlock()
-}
+func (t *Tree) giveBack(b *gitcmd.Blobs) { t.repo.blobs.giveBack(b) }
 
 // readDisk reads a file that Files listed, so that no folder above it is a link.
 func (t *Tree) readDisk(path string) ([]byte, error) {
@@ -330,15 +362,8 @@ func (t *Tree) readDisk(path string) ([]byte, error) {
 	return data, nil
 }
 
-// Close ends what reads the tree.
-func (t *Tree) Close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, b := range t.procs {
-		_ = b.Close()
-	}
-	t.procs, t.free = nil, nil
-}
+// Close ends what reads the tree. It can be called again.
+func (t *Tree) Close() { t.closing.Do(t.repo.blobs.close) }
 
 // Rules reads the tree's .sops.yaml; without one there are no rules.
 func (t *Tree) Rules(ctx context.Context) (*workspace.Rules, error) {
