@@ -58,6 +58,19 @@ func (r *readers) take(ctx context.Context, clone *gitcmd.Clone) (*gitcmd.Blobs,
 	return b, nil
 }
 
+// warm starts the first reader, which then gets ready while other gits run.
+func (r *readers) warm(ctx context.Context, clone *gitcmd.Clone) {
+	r.mu.Lock()
+	started := len(r.all) > 0
+	r.mu.Unlock()
+	if started {
+		return
+	}
+	if b, err := r.take(ctx, clone); err == nil { // who needs one is told what is wrong
+		r.giveBack(b)
+	}
+}
+
 func (r *readers) giveBack(b *gitcmd.Blobs) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,6 +179,7 @@ func (r *Repo) At(ctx context.Context, rev string) (*Tree, error) {
 		}
 	}
 	r.blobs.open()
+	r.blobs.warm(ctx, clone)
 	t := &Tree{Name: rev, Commit: commit, repo: r}
 	t.list = func(ctx context.Context, paths []string) ([]File, error) {
 		files, err := clone.Files(ctx, commit, r.inClone(paths)...)
