@@ -192,7 +192,9 @@ func (c *checker) difference(ctx context.Context) error {
 		case ours:
 			files = append(files, *ch.New)
 			folders[ch.Path[:strings.LastIndex(ch.Path, "/")]] = true
-		case ch.Path != workspace.RulesFile && ch.Path != workspace.SettingsFile:
+		case ch.Path == workspace.RulesFile || ch.Path == workspace.SettingsFile:
+			files = append(files, *ch.New)
+		default:
 			others = append(others, *ch.New)
 		}
 	}
