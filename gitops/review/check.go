@@ -154,6 +154,9 @@ func (c *checker) everything(ctx context.Context) error {
 		return err
 	}
 	c.findings = append(c.findings, found...)
+	if err := c.badEntries(ctx); err != nil {
+		return err
+	}
 	return c.outside(ctx)
 }
 
@@ -237,6 +240,9 @@ func (c *checker) difference(ctx context.Context) error {
 		return err
 	}
 	if err := c.policyDifference(ctx, slices.Collect(maps.Keys(scopes))); err != nil {
+		return err
+	}
+	if err := c.badEntries(ctx); err != nil {
 		return err
 	}
 	if err := c.removed(ctx, gone); err != nil {
