@@ -154,7 +154,7 @@ func (c *checker) everything(ctx context.Context) error {
 		return err
 	}
 	c.findings = append(c.findings, found...)
-	if err := c.badEntries(ctx); err != nil {
+	if err := c.entries(ctx); err != nil {
 		return err
 	}
 	return c.outside(ctx)
@@ -242,7 +242,7 @@ func (c *checker) difference(ctx context.Context) error {
 	if err := c.policyDifference(ctx, slices.Collect(maps.Keys(scopes))); err != nil {
 		return err
 	}
-	if err := c.badEntries(ctx); err != nil {
+	if err := c.entries(ctx); err != nil {
 		return err
 	}
 	if err := c.removed(ctx, gone); err != nil {

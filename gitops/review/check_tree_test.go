@@ -29,7 +29,8 @@ func (r *testRepo) rawTree(entries ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// What git's listing hides and the agent refuses is found, whole and since a base.
+// What git's listing hides and the agent refuses is found, whole and since a base, and
+// shown as a change.
 func TestCheckFindsBadEntries(t *testing.T) {
 	r := newTestRepo(t)
 	blob := r.run("rev-parse", "clean:"+readersFile)
@@ -55,6 +56,15 @@ func TestCheckFindsBadEntries(t *testing.T) {
 			} else if !slices.Contains(found(report), c.want) {
 				t.Errorf("%s, base %v: %s is missing in %v", c.name, opts.Base != nil, c.want, found(report))
 			}
+		}
+		path, _, _ := strings.Cut(strings.Fields(c.want)[1], ":")
+		d := r.diff("clean", bad, DiffOptions{})
+		if !slices.ContainsFunc(d.Files, func(f FileChange) bool { return f.Path == path && f.Problem != "" }) {
+			t.Errorf("%s: diff says %+v", c.name, d)
+		}
+		access, err := r.git.AccessDiff(t.Context(), r.at("clean"), r.at(bad), testNow)
+		if err != nil || len(access.Closed) == 0 {
+			t.Errorf("%s: access-diff closes nothing: %v", c.name, err)
 		}
 		after := r.run("commit-tree", c.root, "-p", bad, "-m", "nothing more")
 		if report, err := r.git.Check(t.Context(), r.at(after), CheckOptions{Now: testNow, Base: r.at(bad)}); err != nil || len(report.Findings) > 0 {
