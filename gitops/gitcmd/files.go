@@ -25,6 +25,8 @@ const (
 	Submodule  Mode = "160000"
 )
 
+const folder Mode = "040000"
+
 // IsFile reports a plain file.
 func (m Mode) IsFile() bool { return m == Regular || m == Executable }
 
@@ -97,6 +99,18 @@ func parseFiles(out []byte, parse func([]string) (Mode, string, error)) ([]File,
 // moved is one that is gone and one that is new.
 func (c *Clone) Diff(ctx context.Context, from, to string, paths ...string) ([]Change, error) {
 	return c.diff(ctx, append([]string{"diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-abbrev", from, to, "--"}, paths...))
+}
+
+// ChangedFolders lists the folders of the commit to that from has not, or not alike.
+func (c *Clone) ChangedFolders(ctx context.Context, from, to string) ([]string, error) {
+	changes, err := c.diff(ctx, []string{"diff-tree", "-r", "-t", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-abbrev", from, to, "--"})
+	var out []string
+	for _, ch := range changes {
+		if ch.New != nil && ch.New.Mode == folder {
+			out = append(out, ch.Path)
+		}
+	}
+	return out, err
 }
 
 // DiffStaged lists what differs between a commit and the index.

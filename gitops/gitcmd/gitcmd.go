@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Clone is a Git repository on this machine, with a work tree or bare.
@@ -220,7 +221,7 @@ func oneText(s string) string {
 		// A progress bar overwrites itself.
 		line = line[strings.LastIndex(line, "\r")+1:]
 		line = strings.Map(func(r rune) rune {
-			if r < ' ' && r != '\t' || r == 0x7f {
+			if r != '\t' && unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control) {
 				return -1
 			}
 			return r

@@ -128,10 +128,14 @@ func (r *Repo) AccessDiff(ctx context.Context, from, to *Tree, now time.Time) (*
 	d := &AccessDiff{From: from.Name, FromCommit: from.Commit, To: to.Name, ToCommit: to.Commit,
 		Closed: []Closure{}, Spanning: []Spanning{}, Changes: []AccessChange{}, New: []SecretReaders{}, Removed: []SecretReaders{}, Unmatched: []Unmatched{}}
 	changed, err := r.Changed(ctx, from, to, "workspaces", "instance")
-	if err != nil || len(changed) == 0 {
+	if err != nil {
 		return d, err
 	}
-	granted, moved := touched(changed)
+	hidden, err := r.hidden(ctx, from, to)
+	if err != nil {
+		return d, err
+	}
+	granted, moved := touched(append(changed, hidden...))
 	if len(granted)+len(moved) == 0 {
 		return d, nil
 	}

@@ -154,6 +154,9 @@ func (c *checker) everything(ctx context.Context) error {
 		return err
 	}
 	c.findings = append(c.findings, found...)
+	if err := c.entries(ctx); err != nil {
+		return err
+	}
 	return c.outside(ctx)
 }
 
@@ -192,7 +195,9 @@ func (c *checker) difference(ctx context.Context) error {
 		case ours:
 			files = append(files, *ch.New)
 			folders[ch.Path[:strings.LastIndex(ch.Path, "/")]] = true
-		case ch.Path != workspace.RulesFile && ch.Path != workspace.SettingsFile:
+		case ch.Path == workspace.RulesFile || ch.Path == workspace.SettingsFile:
+			files = append(files, *ch.New)
+		default:
 			others = append(others, *ch.New)
 		}
 	}
@@ -235,6 +240,9 @@ func (c *checker) difference(ctx context.Context) error {
 		return err
 	}
 	if err := c.policyDifference(ctx, slices.Collect(maps.Keys(scopes))); err != nil {
+		return err
+	}
+	if err := c.entries(ctx); err != nil {
 		return err
 	}
 	if err := c.removed(ctx, gone); err != nil {

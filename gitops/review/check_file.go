@@ -23,7 +23,10 @@ import (
 func (c *checker) file(ctx context.Context, f File) error {
 	place, ours, err := manifest.Locate(f.Path)
 	if !ours {
-		return nil
+		if f.Path == workspace.RulesFile || f.Path == workspace.SettingsFile {
+			return c.keysOnly(ctx, f)
+		}
+		return c.other(ctx, f, true) // a README
 	}
 	if !f.Mode.IsFile() {
 		c.mode(f)
@@ -65,6 +68,18 @@ func (c *checker) file(ctx context.Context, f File) error {
 	return c.sealed(ctx, f, m, data)
 }
 
+// keysOnly looks into a file of another form, which others judge.
+func (c *checker) keysOnly(ctx context.Context, f File) error {
+	if !f.Mode.IsFile() {
+		return nil
+	}
+	data, err := c.tree.Read(ctx, f)
+	if err == nil {
+		c.privateKey(f.Path, data)
+	}
+	return ctx.Err()
+}
+
 // odd looks for a value in the clear in a file that stands where no manifest can.
 func (c *checker) odd(ctx context.Context, f File) error { return c.other(ctx, f, false) }
 
@@ -80,6 +95,7 @@ func (c *checker) parse(ctx context.Context, f File) (m *manifest.Manifest, data
 	case err != nil:
 		return nil, nil, err
 	}
+	c.privateKey(f.Path, data)
 	if line, found := hasMarkers(data); found {
 		c.add(MergeConflict, f.Path, line, 1, "", "conflict markers of a merge stand in the file", "")
 		return nil, nil, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // WriteText prints findings for people: place and message, the remedy below.
@@ -15,7 +16,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		if f.Column > 0 {
 			place += fmt.Sprintf(":%d", f.Column)
 		}
-		fmt.Fprintf(&b, "%s: %s: %s [%s]\n", oneLine(place), f.Level, oneLine(f.text()), f.ID)
+		fmt.Fprintf(&b, "%s: %s: %s [%s]\n", atStart(place), f.Level, oneLine(f.text()), f.ID)
 		if f.Remedy != "" {
 			fmt.Fprintf(&b, "    %s\n", oneLine(f.Remedy))
 		}
@@ -32,14 +33,27 @@ func (f Finding) text() string {
 	return f.Field + ": " + f.Message
 }
 
-// oneLine makes text from a file fit for a terminal.
+// oneLine makes text from a file fit for a terminal, a comment and the log of a CI job:
+// nothing in it ends the line, turns its direction or cannot be seen.
 func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+	s = strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
 			return ' '
 		}
 		return r
 	}, s)
+	// GitHub's and Gitea's runners take this for a command wherever it stands.
+	return strings.ReplaceAll(s, "##[", "# #[")
+}
+
+// atStart is oneLine for a path that starts a line: at two colons a runner takes the line
+// for a command.
+func atStart(path string) string {
+	path = oneLine(path)
+	if strings.HasPrefix(strings.TrimSpace(path), "::") {
+		return "./" + path
+	}
+	return path
 }
 
 // Summary is the report in a few words.

@@ -17,10 +17,12 @@ import (
 	"github.com/sealward/sealward/seal/manifest"
 )
 
-// privateKeys start a line of an identity file.
-func privateKeys() []string {
-	return []string{"AGE-SECRET-KEY-1", "AGE-SECRET-KEY-PQ-1"}
-}
+// privateKey is how each line of an identity file starts that holds a key.
+const privateKey = "AGE-SECRET-KEY-"
+
+// secretKind finds what says of itself that it is a secret, however YAML or JSON write
+// that: quoted, with a tag or a comment, on a line with all the rest.
+const secretKind = `(^|[^[:alnum:]_])(type|kind)["']?[[:space:]]*:[[:space:]]*(!!str[[:space:]]+)?["']?(secret|instance-secret|Secret)([^[:alnum:]_-]|$)`
 
 // isNotation reports a file that can hold a manifest.
 func isNotation(p string) bool {
@@ -40,21 +42,112 @@ func (c *checker) other(ctx context.Context, f File, outside bool) error {
 	if err != nil {
 		return err
 	}
-	for _, prefix := range privateKeys() {
-		if at := bytes.Index(data, []byte(prefix)); at >= 0 && isKeyLine(data[at:]) {
-			c.add(PrivateKey, f.Path, bytes.Count(data[:at], []byte("\n"))+1, 0, "", "a private key (AGE-SECRET-KEY-…) stands in the file", "")
-			break
-		}
-	}
+	c.privateKey(f.Path, data)
 	if !isNotation(f.Path) && outside {
 		return nil
 	}
-	if m, err := manifest.Parse(f.Path, data); err == nil && m.Kind.IsSecret() {
-		if err := m.CheckSealed(); err != nil {
-			c.manifestError(f.Path, err)
+	m, err := manifest.Parse(f.Path, data)
+	switch {
+	case err == nil && m.Kind.IsSecret() && m.CheckSealed() != nil:
+		c.manifestError(f.Path, m.CheckSealed())
+	case err != nil:
+		// It need not be a manifest of ours to hold a value: it may be several in one file.
+		for _, v := range openValues(data) {
+			c.add(ValueUnsealed, f.Path, v.line, v.column, v.field, "is not sealed", "")
 		}
 	}
 	return nil
+}
+
+// privateKey looks for a private key anywhere in a file, whatever else it is.
+func (c *checker) privateKey(path string, data []byte) {
+	for from := 0; ; {
+		at := bytes.Index(data[from:], []byte(privateKey))
+		if at < 0 {
+			return
+		}
+		if at += from; isKeyLine(data[at:]) {
+			c.add(PrivateKey, path, bytes.Count(data[:at], []byte("\n"))+1, 0, "", "a private key (AGE-SECRET-KEY-…) stands in the file", "")
+			return
+		}
+		from = at + len(privateKey)
+	}
+}
+
+// openValue is where a value stands in the clear.
+type openValue struct {
+	field        string
+	line, column int
+}
+
+// maxOpenValues is how many are told of one file.
+const maxOpenValues = 10
+
+// openValues finds, in YAML or JSON that is no manifest of ours, secrets with values that
+// are not sealed: several documents, lists, unknown fields.
+func openValues(data []byte) (out []openValue) {
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	for range 1000 { // documents
+		var doc yaml.Node
+		if d.Decode(&doc) != nil {
+			return out
+		}
+		if len(doc.Content) != 1 {
+			continue
+		}
+		docs := doc.Content
+		if items := child(docs[0], "items"); items != nil && items.Kind == yaml.SequenceNode {
+			docs = items.Content
+		}
+		for _, n := range docs {
+			if out = append(out, openIn(n)...); len(out) >= maxOpenValues {
+				return out[:maxOpenValues]
+			}
+		}
+	}
+	return out
+}
+
+// meant is what an alias stands for.
+func meant(n *yaml.Node) *yaml.Node {
+	if n != nil && n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+// openIn is openValues for one document.
+func openIn(doc *yaml.Node) (out []openValue) {
+	text := func(name string) string {
+		if n := child(doc, name); n != nil && n.Kind == yaml.ScalarNode {
+			return n.Value
+		}
+		return ""
+	}
+	body, prefix := doc, ""
+	switch kind := text("type"); {
+	case text("kind") == "Secret":
+	case kind == string(manifest.KindSecret) || kind == string(manifest.KindInstanceSecret):
+		body, prefix = meant(child(doc, kind)), kind+"."
+	default:
+		return nil
+	}
+	if body == nil {
+		return nil
+	}
+	for _, section := range []string{"data", "stringData", "binaryData"} {
+		values := meant(child(body, section))
+		if values == nil || values.Kind != yaml.MappingNode {
+			continue
+		}
+		for i := 0; i+1 < len(values.Content) && len(out) < maxOpenValues; i += 2 {
+			if v := meant(values.Content[i+1]); v.Kind != yaml.ScalarNode || v.Value != "" && v.Tag != "!!null" && !manifest.IsSealedValue(v.Value) {
+				// The section alone: what stands in the place of a key may be anything.
+				out = append(out, openValue{prefix + section, v.Line, v.Column})
+			}
+		}
+	}
+	return out
 }
 
 // isKeyLine tells a key from a text that only names how keys start.
@@ -74,8 +167,8 @@ func (c *checker) outside(ctx context.Context) error {
 	}
 	paths := map[string]bool{}
 	for _, search := range [][]string{
-		{"-F", "-e", privateKeys()[0], "-e", privateKeys()[1]},
-		{"-E", "-e", `^[[:space:]]*"?(type|kind)"?:[[:space:]]*"?(secret|instance-secret|Secret)"?,?[[:space:]]*$`},
+		{"-F", "-e", privateKey},
+		{"-E", "-e", secretKind},
 	} {
 		found, err := c.tree.grep(ctx, search, nil, true)
 		if err != nil {
@@ -126,7 +219,8 @@ func (t *Tree) grep(ctx context.Context, pattern []string, in io.Reader, elsewhe
 
 // grepRaw runs git grep over the tree, within workspaces/ and instance/ or elsewhere.
 func (t *Tree) grepRaw(ctx context.Context, pattern []string, in io.Reader, within bool) ([]byte, error) {
-	args := append([]string{"grep", "-I", "--full-name", "--no-color"}, pattern...)
+	// -a: what a .gitattributes calls binary is looked into all the same.
+	args := append([]string{"grep", "-a", "--full-name", "--no-color"}, pattern...)
 	switch {
 	case t.Commit != "":
 		args = append(args, t.Commit)

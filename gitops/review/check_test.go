@@ -54,6 +54,21 @@ func plantedCommits() []planted {
 		}, found: []string{"value-unsealed drafts/new.yaml:%password"}},
 		{name: "a private key", plant: func(r *testRepo) { r.write("keys/orders.txt", "# mine\n"+r.ids["orders"].String()+"\n") },
 			found: []string{"private-key keys/orders.txt:2"}},
+		{name: "private keys where manifests, rules and readers' notes stand", plant: func(r *testRepo) {
+			key := r.ids["orders"].String() + "\n"
+			r.write(dbFile, r.read(dbFile)+"# AGE-SECRET-KEY-1 is how one starts\n# "+key)
+			r.write(readersFile, r.read(readersFile)+"# "+key)
+			r.write(workspace.RulesFile, r.read(workspace.RulesFile)+"# "+key)
+			r.write("workspaces/orders/secrets/README.md", key)
+		}, found: []string{"private-key .sops.yaml:%LAST KEY", "private-key " + readersFile + ":%KEY", "private-key " + dbFile + ":%LAST KEY", "private-key workspaces/orders/secrets/README.md:1"}},
+		{name: "secrets in the clear in forms of their own", plant: func(r *testRepo) {
+			r.write("apps/.gitattributes", "* -diff\n")
+			r.write("apps/key.txt", r.ids["orders"].String()+"\n")
+			r.write("apps/one.json", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"one","namespace":"orders"},"stringData":{"a":"`+value+`"}}`)
+			r.write("apps/quoted.yaml", strings.Replace(r.plain("new", "orders", "key-value", "rw", "password"), "type: secret", "type: 'secret' # of ours", 1))
+			r.write("apps/field.yaml", "ours: true\n"+r.plain("new", "orders", "key-value", "rw", "password"))
+			r.write("apps/several.yaml", "kind: List\nitems: [{kind: Secret, stringData: {a: ''}}]\n---\nkind: Secret\nstringData: &values\n  a: "+value+"\n---\nkind: Secret\ndata: *values\n")
+		}, found: []string{"private-key apps/key.txt:1", "value-unsealed apps/field.yaml:%password", "value-unsealed apps/one.json:1", "value-unsealed apps/quoted.yaml:%password", "value-unsealed apps/several.yaml:6", "value-unsealed apps/several.yaml:6"}},
 		{name: "a recipient that the rule does not name", plant: func(r *testRepo) {
 			r.seal(dbFile, r.plain("orders-db-r", "orders", "key-value", "r", "password"), r.recipient("orders"), r.recipient("payments"))
 		}, found: []string{"recipient-extra " + dbFile + ":%recipient"}},

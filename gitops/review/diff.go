@@ -170,7 +170,7 @@ func (r *Repo) Diff(ctx context.Context, from, to *Tree, opts DiffOptions) (*Dif
 		}
 		d.out.Files = append(d.out.Files, files[i]...)
 	}
-	return d.out, nil
+	return d.out, d.entries(ctx, r)
 }
 
 // differ is one diff under way.

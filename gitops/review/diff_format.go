@@ -3,6 +3,7 @@ package review
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -230,5 +231,9 @@ func code(s string) string {
 
 // plain is our own words, in which a name from a file may stand.
 func plain(s string) string {
-	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "|", "¦", "`", "'", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`, "@", "@\u200b", "~", `\~`, "#", "#\u200b").Replace(oneLine(s))
+	s = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "|", "¦", "`", "'", `\`, `\\`, "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`, "@", "@\u200b", "~", `\~`, "#", "#\u200b", "!", "!\u200b", "$", "$\u200b").Replace(oneLine(s))
+	// Hosts make links of bare addresses.
+	return bareAddress.ReplaceAllString(s, "${0}\u200b")
 }
+
+var bareAddress = regexp.MustCompile(`(?i):/|\bwww`)
