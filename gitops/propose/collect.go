@@ -375,7 +375,12 @@ func (w *work) settleContent(c *change, rules *workspace.Rules) error {
 		return err
 	}
 	defer dir.Close()
-	plain.ReadFile = worktree.FilesBelow(dir)
+	read := worktree.FilesBelow(dir)
+	plain.ReadFile = func(name string) ([]byte, error) {
+		data, err := read(name)
+		w.values = append(w.values, value{c.path, name, string(data)})
+		return data, err
+	}
 	c.plain = c.data
 	w.values = append(w.values, values(c.path, m)...)
 	if c.data, _, err = w.tree.Seal(plain); err != nil {

@@ -15,7 +15,8 @@ const minValue = 6
 // value is one that is sealed on the way.
 type value struct{ file, key, text string }
 
-// values are those that a plaintext manifest states itself.
+// values are those that a plaintext manifest states itself; files that it names are
+// noted as they are read.
 func values(file string, m *manifest.Manifest) []value {
 	var out []value
 	for _, e := range m.Secret.Entries {
