@@ -246,10 +246,10 @@ func (t *Tree) grepRaw(ctx context.Context, pattern []string, in io.Reader, with
 // copies looks for the bindings of added files in the base: a file that was copied
 // or moved brought it along.
 func (c *checker) copies(ctx context.Context) error {
-	added := map[string]string{}
-	for b, p := range c.bindings {
-		if ch := c.changed[p]; ch.Old == nil && ch.New != nil {
-			added[b] = p
+	added := map[string]placed{}
+	for b, at := range c.bindings {
+		if ch := c.changed[at.path]; ch.Old == nil && ch.New != nil {
+			added[b] = at
 		}
 	}
 	if len(added) == 0 {
@@ -265,17 +265,11 @@ func (c *checker) copies(ctx context.Context) error {
 		if start < 0 || end < start {
 			continue
 		}
-		p, found := added[line[start:end+1]]
-		if !found || c.has(BindingCopied, p) {
+		at, found := added[line[start:end+1]]
+		if !found || c.has(BindingCopied, at.path) {
 			continue
 		}
-		at := 1
-		if now, err := c.tree.ReadPath(ctx, p); err == nil {
-			if i := bytes.Index(now, []byte(line[start:end+1])); i >= 0 {
-				at = bytes.Count(now[:i], []byte("\n")) + 1
-			}
-		}
-		c.add(BindingCopied, p, at, 0, "", "holds the sealed binding of another file: it is a copy, and will not open here", "")
+		c.add(BindingCopied, at.path, at.line, at.column, "", "holds the sealed binding of another file: it is a copy, and will not open here", "")
 	}
 	return nil
 }

@@ -219,6 +219,16 @@ func plantedCommits() []planted {
 			found: []string{"grant-nobody " + readersFile + ":%subjects"}},
 		{name: "a pattern that matches nothing", plant: func(r *testRepo) { r.edit(readersFile, "orders-db-*", "order-db-*") },
 			found: []string{"grant-nothing " + readersFile + ":%secrets:"}},
+		{name: "a deny of a key that nobody has", plant: func(r *testRepo) {
+			r.write("workspaces/orders/grants/no-passwords.yaml", strings.Replace(grant("no-passwords", "orders", "read-specific-secret", "deny", "users:id:alice", "orders-db-r"), "  effect:", "  keys: [username, pasword]\n  effect:", 1))
+		}, found: []string{"grant-nothing workspaces/orders/grants/no-passwords.yaml:%keys:"}},
+		{name: "a sealed file cut off", plant: func(r *testRepo) {
+			text := r.read(dbFile)
+			r.write(dbFile, text[:strings.Index(text, "\nseal:")+1])
+		}, found: []string{"sops-invalid " + dbFile + ":%username:"}},
+		{name: "conflict markers in the registry", plant: func(r *testRepo) {
+			r.edit(workspace.RulesFile, "  - path_regex: ^workspaces/payments/", "<<<<<<< HEAD\n=======\n>>>>>>> x\n  - path_regex: ^workspaces/payments/")
+		}, found: []string{"merge-conflict .sops.yaml:%<<<<<<<"}},
 		{name: "an instance-wide right that gets wider", baseOnly: true, plant: func(r *testRepo) {
 			r.edit("instance/grants/operate.yaml", "[roles:id:operators]", "[roles:id:operators, users:id:mallory]")
 		}, found: []string{"grant-widens-instance instance/grants/operate.yaml:%subjects"}},

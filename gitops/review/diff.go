@@ -136,6 +136,9 @@ func (r *Repo) Diff(ctx context.Context, from, to *Tree, opts DiffOptions) (*Dif
 			err = nil
 		case !ours:
 			err = nil
+		case ch.New != nil && !ch.New.Mode.IsFile():
+			d.file(ch, "is a symbolic link or submodule")
+			err = nil
 		case place.Policy:
 			err = d.policy(ctx, ch, place, err)
 		case err != nil:
@@ -297,8 +300,9 @@ func (d *differ) secret(ctx context.Context, id secretID, changes []Change) (*Se
 		if err != nil {
 			return nil, nil, err
 		}
-		if problem != "" {
+		if problem != "" { // what it held before says nothing
 			broken = append(broken, FileChange{Path: ch.Path, Change: kindOf(ch.Old != nil, true), Problem: problem})
+			continue
 		}
 		if a != nil {
 			old = append(old, a)
@@ -369,9 +373,11 @@ func (d *differ) keys(c *SecretChange, id secretID, old, now []*version) {
 	}
 	slices.SortStableFunc(c.Keys, func(a, b KeyChange) int { return strings.Compare(a.Key, b.Key) })
 	if closed > 1 && !d.shares(before, after) {
-		c.Notes = append(c.Notes, "every value was sealed anew, with a fresh data key: without a private key nobody can tell which of them changed")
+		c.Notes = append(c.Notes, noteAnew)
 	}
 }
+
+const noteAnew = "every value was sealed anew, with a fresh data key: without a private key nobody can tell which of them changed"
 
 // shares reports that some value kept its ciphertext.
 func (d *differ) shares(before, after map[string]entry) bool {

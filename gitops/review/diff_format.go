@@ -107,7 +107,7 @@ func (d *Diff) WriteMarkdown(w io.Writer) error {
 	if d.Empty() {
 		b.WriteString("Nothing about secrets, grants or recipients changes.\n")
 	}
-	problems := false
+	problems, anew := false, false
 	for _, f := range d.Files {
 		if f.Problem != "" {
 			fmt.Fprintf(&b, "- **Problem**: %s: %s\n", code(f.Path), plain(f.Problem))
@@ -144,6 +144,11 @@ func (d *Diff) WriteMarkdown(w io.Writer) error {
 			}
 			besides = append(besides, recipientWords(s.RecipientsAdded, s.RecipientsRemoved, s.Change == Added)...)
 			for _, n := range s.Notes {
+				if n == noteAnew { // of a rotation it stands in every row
+					anew = true
+					besides = append(besides, "sealed anew ¹")
+					continue
+				}
 				besides = append(besides, "**"+plain(n)+"**")
 			}
 			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.Change, code(s.Workspace+"/"+s.Name), strings.Join(keys, "; "), strings.Join(besides, "<br>"))
@@ -180,6 +185,9 @@ func (d *Diff) WriteMarkdown(w io.Writer) error {
 	}
 	if len(others) > 0 {
 		b.WriteString("**Settings and other files**\n\n" + strings.Join(others, "") + "\n")
+	}
+	if anew {
+		b.WriteString("<sub>¹ " + plain(noteAnew) + ".</sub><br>\n")
 	}
 	if len(d.Secrets) > 0 {
 		b.WriteString("<sub>No value is shown. A key counts as changed when its ciphertext does.</sub>\n")

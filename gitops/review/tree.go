@@ -337,6 +337,15 @@ func (t *Tree) Read(ctx context.Context, f File) ([]byte, error) {
 	return data, nil
 }
 
+// Has reports that something stands at or below one of the paths.
+func (t *Tree) Has(ctx context.Context, paths ...string) (bool, error) {
+	if slices.Contains(paths, ".") {
+		return true, nil
+	}
+	files, err := t.filesAt(ctx, paths...)
+	return len(files) > 0, err
+}
+
 // ReadPath is Read for a path; fs.ErrNotExist when the tree has no such file.
 func (t *Tree) ReadPath(ctx context.Context, path string) ([]byte, error) {
 	files, err := t.filesAt(ctx, path)
