@@ -136,7 +136,7 @@ func (d *AccessDiff) WriteText(out io.Writer) error {
 		say("%s", title)
 	}
 	if d.Empty() {
-		say("nobody gains or loses access between %s and %s", oneLine(at(d.From, d.FromCommit)), oneLine(at(d.To, d.ToCommit)))
+		say("Nobody gains or loses access between %s and %s.", oneLine(at(d.From, d.FromCommit)), oneLine(at(d.To, d.ToCommit)))
 	}
 	for _, c := range d.Closed {
 		section(closureText(c, oneLine))
