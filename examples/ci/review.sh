@@ -8,6 +8,9 @@ set -eu
 base=${1:-${BASE:?names the revision that the branch is merged into}}
 comment=${2:-comment.md}
 
+# A branch may bring a file of that name, or a link to another file.
+rm -f "$comment"
+
 # Where the branch left it: what the base got since is not this branch's change.
 from=$(git merge-base "$base" HEAD) || {
 	echo "review: $base and HEAD have no commit in common here; check out the whole history (fetch-depth: 0)" >&2
@@ -26,6 +29,14 @@ esac
 sealward diff "$from..HEAD" -o markdown > "$work/diff"
 sealward access-diff "$from..HEAD" -o markdown > "$work/access"
 
+# cut BYTES COMMAND: Git hosts refuse a comment of more than 64 KiB, and no part may push the
+# others out of it.
+cut() {
+	awk -v max="$1" -v command="$2" '
+		(size += length($0) + 1) > max { print "\n_Cut here; run `" command "` for the rest._"; exit }
+		{ print }'
+}
+
 {
 	# The first line is how comment-*.sh finds the comment again.
 	echo '<!-- sealward -->'
@@ -34,15 +45,11 @@ sealward access-diff "$from..HEAD" -o markdown > "$work/access"
 	else
 		printf '**sealward check** has findings:\n\n'
 		# Indented, and not between fences, which a name could end.
-		sed 's/^/    /' "$work/check"
+		sed 's/^/    /' "$work/check" | cut 15000 'sealward check'
 		echo
 	fi
-	cat "$work/diff"
+	cut 20000 'sealward diff' < "$work/diff"
 	echo
-	cat "$work/access"
-} | awk '
-	# Git hosts refuse a comment of more than 64 KiB.
-	(size += length($0) + 1) > 60000 { print "\n_Cut here; run `sealward diff` and `sealward access-diff` for the rest._"; exit }
-	{ print }
-' > "$comment"
+	cut 25000 'sealward access-diff' < "$work/access"
+} > "$comment"
 exit "$code"

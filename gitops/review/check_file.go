@@ -286,9 +286,40 @@ func (c *checker) recipients(f File, m *manifest.Manifest, s *seal.Section) {
 	if len(to.Groups()) > 1 {
 		threshold = to.Threshold()
 	}
-	if len(to.Groups()) != len(s.Groups) || threshold != s.Threshold && len(s.Groups) > 1 {
+	var wantGroups [][]string
+	for _, g := range to.Groups() {
+		var names []string
+		for _, r := range g {
+			names = append(names, r.String())
+		}
+		wantGroups = append(wantGroups, names)
+	}
+	switch {
+	case len(to.Groups()) == len(s.Groups) && (threshold == s.Threshold || len(s.Groups) == 1):
+		// Who opens together with whom: one recipient in all groups needs nobody else.
+		if sameNames(want, have) && !sameGroups(wantGroups, s.Groups) {
+			c.add(RecipientGroups, f.Path, line, column, "sops", "its recipients stand in other key groups than those of the rule", rotateArg(m.Workspace))
+		}
+	default:
 		c.add(RecipientGroups, f.Path, line, column, "sops", fmt.Sprintf("has %s; the rule has %s", groups(len(s.Groups), s.Threshold), groups(len(to.Groups()), threshold)), rotateArg(m.Workspace))
 	}
+}
+
+func sameNames(a, b []string) bool { return len(without(a, b)) == 0 && len(without(b, a)) == 0 }
+
+// sameGroups compares key groups, in which order has no meaning.
+func sameGroups(a, b [][]string) bool {
+	texts := func(gs [][]string) []string {
+		var out []string
+		for _, g := range gs {
+			names := slices.Clone(g)
+			slices.Sort(names)
+			out = append(out, strings.Join(slices.Compact(names), "\n"))
+		}
+		slices.Sort(out)
+		return out
+	}
+	return slices.Equal(texts(a), texts(b))
 }
 
 func groups(n, threshold int) string {
@@ -318,7 +349,8 @@ func shortRecipient(name string) string {
 		}
 		return r
 	}, name)
-	if len(name) > 40 {
+	// What is no key but an address stays whole: its middle says where the key is.
+	if key := strings.HasPrefix(name, "age1") || strings.HasPrefix(name, "ssh-"); key && len(name) > 40 {
 		return name[:16] + "…" + name[len(name)-8:]
 	}
 	return name

@@ -402,6 +402,18 @@ func (w *referenceWalk) add(n *yaml.Node, field, ws, name string) {
 	*w.out = append(*w.out, reference{field: field, workspace: ws, name: name, line: n.Line, column: n.Column})
 }
 
+// maxField bounds the path of a field, which every reference below it holds: a name in
+// YAML can have a million characters.
+const maxField = 300
+
+// fieldAt is the path of a field's child.
+func fieldAt(field, rest string) string {
+	if field = strings.TrimPrefix(field+rest, "."); len(field) > maxField {
+		return strings.ToValidUTF8(field[:maxField], "") + "…"
+	}
+	return field
+}
+
 func (w *referenceWalk) node(n *yaml.Node, field string, depth int) {
 	if depth > 64 { // also ends an alias that is its own ancestor, which is not followed
 		return
@@ -420,12 +432,12 @@ func (w *referenceWalk) node(n *yaml.Node, field string, depth int) {
 		}
 	case yaml.SequenceNode:
 		for i, item := range n.Content {
-			w.node(item, field+"["+strconv.Itoa(i)+"]", depth+1)
+			w.node(item, fieldAt(field, "["+strconv.Itoa(i)+"]"), depth+1)
 		}
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			name, v := n.Content[i].Value, n.Content[i+1]
-			at := strings.TrimPrefix(field+"."+name, ".")
+			at := fieldAt(field, "."+name)
 			switch name {
 			case "dataosSecrets", "secrets", "imagePullSecrets":
 				w.list(v, at)

@@ -81,6 +81,17 @@ func plantedCommits() []planted {
 		{name: "key groups where the rule has none", plant: func(r *testRepo) {
 			r.edit(workspace.RulesFile, "age:\n      - "+r.recipient("payments").String(), "key_groups:\n      - age: ["+r.recipient("payments").String()+"]\n      - age: ["+r.recipient("orders").String()+"]")
 		}, found: []string{"recipient-groups " + gatewayFile + ":%recipient", "recipient-missing " + gatewayFile + ":%recipient"}},
+		{name: "key groups each of which holds everybody", plant: func(r *testRepo) {
+			a, b := r.recipient("payments"), r.recipient("orders")
+			r.edit(workspace.RulesFile, "age:\n      - "+a.String(), "key_groups:\n      - age: ["+a.String()+"]\n      - age: ["+b.String()+"]")
+			groups, err := workspace.Grouped(2, []workspace.Recipient{a, b}, []workspace.Recipient{b, a})
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			r.to["payments"] = groups
+			r.seal(gatewayFile, r.plain("gateway", "payments", "key-value", "rw", "key"))
+			r.to["payments"] = workspace.For(a)
+		}, found: []string{"recipient-groups " + gatewayFile + ":%sops-section"}},
 		{name: "no rule for a workspace", plant: func(r *testRepo) {
 			r.ids["new"], r.to["new"] = r.ids["orders"], r.to["orders"]
 			r.seal("workspaces/new/secrets/x.yaml", r.plain("x", "new", "key-value", "rw", "password"))

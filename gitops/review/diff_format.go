@@ -54,9 +54,24 @@ func (f FieldChange) text(of ChangeKind) string {
 }
 
 func (f FieldChange) words(of ChangeKind, quote func(string) string) string {
+	all := func(text string) string {
+		var out []string
+		for _, s := range strings.Split(text, ", ") { // each by itself: long text is cut
+			out = append(out, quote(s))
+		}
+		return strings.Join(out, ", ")
+	}
+	none := "none"
+	if f.Field == "keys" || f.Field == "secrets" { // a grant that names none is about all
+		none = "all"
+	}
 	switch {
+	case of == Added && f.isList():
+		return all(f.New)
 	case of == Added:
 		return quote(f.New)
+	case of == Removed && f.isList():
+		return all(f.Old)
 	case of == Removed:
 		return quote(f.Old)
 	case f.isList() && f.Old != "" && f.New != "":
@@ -69,10 +84,14 @@ func (f FieldChange) words(of ChangeKind, quote func(string) string) string {
 			out = append(out, "− "+quote(s))
 		}
 		return strings.Join(out, ", ")
+	case f.Old == "" && f.isList():
+		return none + " → " + all(f.New)
+	case f.New == "" && f.isList():
+		return all(f.Old) + " → " + none
 	case f.Old == "":
-		return "none → " + quote(f.New)
+		return none + " → " + quote(f.New)
 	case f.New == "":
-		return quote(f.Old) + " → none"
+		return quote(f.Old) + " → " + none
 	}
 	return quote(f.Old) + " → " + quote(f.New)
 }
