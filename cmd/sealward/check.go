@@ -63,6 +63,11 @@ Exit codes: 0 nothing found, 3 findings, 1 or 2 it could not look.`,
 	for _, flag := range []string{"base", "at"} {
 		_ = c.RegisterFlagCompletionFunc(flag, a.completeRevisions)
 	}
+	var ids []string
+	for _, check := range review.Checks() {
+		ids = append(ids, string(check.ID))
+	}
+	_ = c.RegisterFlagCompletionFunc("ignore", fixed(ids...))
 	_ = c.RegisterFlagCompletionFunc("fail-on", fixed("error", "warning"))
 	return c
 }
