@@ -274,6 +274,14 @@ func TestReview(t *testing.T) {
 	if second := comment(); !strings.Contains(second, "has findings") || !strings.Contains(second, "    workspaces/orders/secrets/api.yaml:5") || strings.Contains(second+out, "hunter") {
 		t.Errorf("the comment:\n%s\n%s", second, out)
 	}
+	// Many findings leave room for what changes, and a link in the comment's place is not followed.
+	sh(0, `cd secrets && git checkout -q -b many && for i in $(seq 200); do printf 'name: api\n' > workspaces/orders/secrets/long-name-of-a-file-$i.yaml; done
+		git add workspaces && git commit -q -m many && echo untouched > ../elsewhere && ln -sf ../elsewhere comment.md`)
+	sh(3, `cd secrets && sh "$REVIEW" main > ../said 2>&1`)
+	if third := comment(); len(third) > 64<<10 || !strings.Contains(third, "Cut here") || !strings.Contains(third, "### Secrets") || !strings.Contains(third, "### Who may read what") {
+		t.Errorf("the comment:\n%s", third)
+	}
+	sh(0, `[ "$(cat elsewhere)" = untouched ] && cd secrets && git checkout -q topic`)
 	// What pre-commit runs refuses that commit before it is made.
 	var hooks []struct{ ID, Entry string }
 	text, err := os.ReadFile("../.pre-commit-hooks.yaml")

@@ -18,6 +18,9 @@ stop() {
 	exit 2
 }
 
+# A branch may bring a file of that name, or a link to another file.
+rm -f "$comment"
+
 [ -d "$repo" ] || stop "SEALWARD_REPO: there is no folder $repo here"
 tip=$(git rev-parse --quiet --verify --end-of-options "$base^{commit}") ||
 	stop "there is no revision $base here; is its name right, and was it fetched (fetch-depth: 0)?"
@@ -43,6 +46,14 @@ esac
 sealward --repo "$repo" diff "$from..HEAD" -o markdown > "$work/diff"
 sealward --repo "$repo" access-diff "$from..HEAD" -o markdown > "$work/access"
 
+# cut BYTES COMMAND: Git hosts refuse a comment of more than 64 KiB, and no part may push the
+# others out of it.
+cut() {
+	awk -v max="$1" -v command="$2" '
+		(size += length($0) + 1) > max { print "\n_Cut here; run `" command "` for the rest._"; exit }
+		{ print }'
+}
+
 {
 	# The first line is how comment-*.sh finds the comment again.
 	echo '<!-- sealward -->'
@@ -54,14 +65,10 @@ sealward --repo "$repo" access-diff "$from..HEAD" -o markdown > "$work/access"
 		printf '**sealward check** finds nothing wrong.\n\n'
 	fi
 	# Indented, and not between fences, which a name could end.
-	sed 's/^/    /' "$work/check"
+	sed 's/^/    /' "$work/check" | cut 15000 'sealward check'
 	echo
-	cat "$work/diff"
+	cut 20000 'sealward diff' < "$work/diff"
 	echo
-	cat "$work/access"
-} | awk '
-	# Git hosts refuse a comment of more than 64 KiB.
-	(size += length($0) + 1) > 60000 { print "\n_Cut here; run `sealward diff` and `sealward access-diff` for the rest._"; exit }
-	{ print }
-' > "$comment"
+	cut 25000 'sealward access-diff' < "$work/access"
+} > "$comment"
 exit "$code"

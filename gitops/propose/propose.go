@@ -262,7 +262,8 @@ func (w *work) unreachable(err error) error {
 func reason(err error) string { return withoutCredentials(err.Error()) }
 
 func (w *work) checkBranch(ctx context.Context, name string) error {
-	if _, err := w.clone.Run(ctx, "check-ref-format", "refs/heads/"+name); err != nil || strings.HasPrefix(name, "-") || name == "HEAD" {
+	if _, err := w.clone.Run(ctx, "check-ref-format", "refs/heads/"+name); err != nil || strings.HasPrefix(name, "-") || name == "HEAD" || name == "@" || strings.HasPrefix(name, "refs/") {
+		// git branch refuses the first three; the last makes names ambiguous.
 		return fmt.Errorf("%.80q is no name of a branch", name)
 	}
 	return nil
