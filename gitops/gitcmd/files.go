@@ -101,19 +101,24 @@ func parseFiles(out []byte, parse func([]string) (Mode, string, error)) ([]File,
 // Diff lists what differs between two commits below the paths given. A file that
 // moved is one that is gone and one that is new.
 func (c *Clone) Diff(ctx context.Context, from, to string, paths ...string) ([]Change, error) {
-	return c.diff(ctx, append([]string{"diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-abbrev", from, to, "--"}, paths...))
+	changes, _, err := c.DiffFolders(ctx, from, to, paths...)
+	return changes, err
 }
 
-// ChangedFolders lists the folders of the commit to that from has not, or not alike.
-func (c *Clone) ChangedFolders(ctx context.Context, from, to string) ([]string, error) {
-	changes, err := c.diff(ctx, []string{"diff-tree", "-r", "-t", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-abbrev", from, to, "--"})
-	var out []string
-	for _, ch := range changes {
-		if ch.New != nil && ch.New.Mode == folder {
-			out = append(out, ch.Path)
+// DiffFolders is Diff, and lists the folders of the commit to that from has not, or not
+// alike.
+func (c *Clone) DiffFolders(ctx context.Context, from, to string, paths ...string) (changes []Change, folders []string, err error) {
+	all, err := c.diff(ctx, append([]string{"diff-tree", "-r", "-t", "-z", "--raw", "--no-renames", "--no-ext-diff", "--no-abbrev", from, to, "--"}, paths...))
+	for _, ch := range all {
+		switch {
+		case ch.New != nil && ch.New.Mode == folder:
+			folders = append(folders, ch.Path)
+		case ch.Old != nil && ch.Old.Mode == folder:
+		default:
+			changes = append(changes, ch)
 		}
 	}
-	return out, err
+	return changes, folders, err
 }
 
 // DiffStaged lists what differs between a commit and the index.

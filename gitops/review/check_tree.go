@@ -30,12 +30,13 @@ func (r *Repo) badDifference(ctx context.Context, from, to *Tree) (gone, come []
 	if from.Commit == "" || to.Commit == "" {
 		return nil, nil, nil
 	}
-	folders, err := r.clone.ChangedFolders(ctx, from.Commit, to.Commit)
-	if err != nil {
-		return nil, nil, err
+	if to.foldersSince != from.Commit {
+		if _, err := r.Changed(ctx, from, to); err != nil {
+			return nil, nil, err
+		}
 	}
 	changed := map[string]bool{"": true}
-	for _, f := range folders {
+	for _, f := range to.folders {
 		if f, ok := strings.CutPrefix(f, r.prefix); ok {
 			changed[f] = true
 		}

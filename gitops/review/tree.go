@@ -158,6 +158,10 @@ type Tree struct {
 	list func(ctx context.Context, paths []string) ([]File, error)
 
 	closing sync.Once
+
+	// folders of a commit that differ from foldersSince, as Changed found them.
+	folders      []string
+	foldersSince string
 }
 
 // The names of the trees that are no commit.
@@ -442,7 +446,8 @@ func (r *Repo) Changed(ctx context.Context, from, to *Tree, paths ...string) ([]
 	case from.Commit == "":
 		return nil, errors.New("only what differs from a commit can be told")
 	case to.Commit != "":
-		changes, err = clone.Diff(ctx, from.Commit, to.Commit, in...)
+		changes, to.folders, err = clone.DiffFolders(ctx, from.Commit, to.Commit, in...)
+		to.foldersSince = from.Commit
 	case to.Name == indexName:
 		changes, err = clone.DiffStaged(ctx, from.Commit, in...)
 	default:
