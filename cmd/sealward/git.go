@@ -169,17 +169,23 @@ func (a *app) gitMergeDriverCmd() *cobra.Command {
 
 func (a *app) gitPreCommitCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "pre-commit", Hidden: true,
-		Short: "Refuse to commit values that are not sealed",
-		Args:  cobra.NoArgs,
+		Use:   "pre-commit",
+		Short: "Refuse to commit values that are not sealed, for a hook",
+		Long: `Look at what git commit would commit: refuse values that are not sealed, and what
+sealward check calls an error. The hook that install makes calls it; call it from a
+hook of your own: sealward git pre-commit || exit 1`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := a.gitPlugin()
 			if err != nil {
 				return err
 			}
 			err = p.PreCommit(c.Context())
-			if errors.Is(err, git.ErrRefused) {
+			switch {
+			case errors.Is(err, git.ErrRefused):
 				return exitStatus(exitFailed)
+			case errors.Is(err, gitcmd.ErrNoClone):
+				return usageError{err}
 			}
 			return err
 		},
