@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -46,18 +47,18 @@ func (a *app) gitInstallCmd() *cobra.Command {
 		Long: `Set up this clone: the drivers diff.sealward and merge.sealward in git's
 configuration, attributes where no .gitattributes gives the sealed files to them, and
 a pre-commit hook. A hook that is there already is left as it is. It can be run
-again, say after sealward has moved.`,
+again, say after sealward has moved. With --keyring, git's drivers use that folder.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			repo, err := a.repository()
-			if err != nil {
-				return err
-			}
 			p, err := a.gitPlugin()
 			if err != nil {
 				return err
 			}
-			r, err := p.Install(c.Context(), repo)
+			repo, err := a.repository()
+			if err != nil {
+				return cmp.Or(p.NotBare(c.Context()), err)
+			}
+			r, err := p.Install(c.Context(), repo, a.keyring)
 			return a.gitReport(r, err, "everything was set up already; nothing was changed")
 		},
 	}
