@@ -50,7 +50,7 @@ func (p program) path() string {
 
 func settings(p program) []setting {
 	call := func(command, fallback string) string {
-		return "f() { " + p.path() + p.name + p.args + " git " + command + ` "$@"; ` + orElse(fallback)
+		return "f() { " + p.path() + "if command -v " + p.name + " >/dev/null; then " + p.name + p.args + " git " + command + ` "$@"; else ` + fallback + "; fi; }; f"
 	}
 	return []setting{
 		{"diff.sealward.textconv", call("textconv", textconvFallback)},
@@ -70,12 +70,6 @@ const (
 	mergeFallback    = `: >"$1"; git merge-file --marker-size="$4" -L ours -L base -L theirs "$2" "$1" "$3"; ` +
 		`echo "sealward was not found, so nothing was merged by keys; install it, then: sealward resolve" >&2; return 1`
 )
-
-// orElse is the end of a call: the shell says 127 or 126 of what it cannot start, and
-// sealward itself never does.
-func orElse(fallback string) string {
-	return "s=$?; case $s in 126|127) " + fallback + ";; *) return $s;; esac; }; f"
-}
 
 // isOurs tells what some version of sealward set, with whatever path to it.
 func (s setting) isOurs(value string) bool {
