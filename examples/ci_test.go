@@ -125,9 +125,9 @@ func TestComments(t *testing.T) {
 			if err != nil {
 				t.Fatal("curl is missing: run make tools")
 			}
+			script, _ := filepath.Abs(filepath.Join("ci", c.script))
 			run := func(text string, env ...string) (string, error) {
 				write(t, filepath.Join(dir, "comment.md"), text, 0o644)
-				script, _ := filepath.Abs(filepath.Join("ci", c.script))
 				cmd := exec.Command("sh", script, "7")
 				cmd.Dir = dir
 				cmd.Env = append(os.Environ(), "CURL="+curl, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
@@ -136,6 +136,9 @@ func TestComments(t *testing.T) {
 				}
 				out, err := cmd.CombinedOutput()
 				return string(out), err
+			}
+			if out, err := exec.Command("sh", script).CombinedOutput(); err == nil || !strings.HasPrefix(string(out), "usage: "+c.script+" NUMBER") {
+				t.Errorf("without a number: %v\n%s", err, out)
 			}
 			for _, text := range []string{"<!-- sealward -->\nfirst, with \"quotes\" and \\ and ü\n", "<!-- sealward -->\nsecond\n", "<!-- sealward -->\nthird\n"} {
 				if out, err := run(text); err != nil {
@@ -271,6 +274,14 @@ func TestReview(t *testing.T) {
 	if second := comment(); !strings.Contains(second, "has findings") || !strings.Contains(second, "    workspaces/orders/secrets/api.yaml:5") || strings.Contains(second+out, "hunter") {
 		t.Errorf("the comment:\n%s\n%s", second, out)
 	}
+	// Many findings leave room for what changes, and a link in the comment's place is not followed.
+	sh(0, `cd secrets && git checkout -q -b many && for i in $(seq 200); do printf 'name: api\n' > workspaces/orders/secrets/long-name-of-a-file-$i.yaml; done
+		git add workspaces && git commit -q -m many && echo untouched > ../elsewhere && ln -sf ../elsewhere comment.md`)
+	sh(3, `cd secrets && sh "$REVIEW" main > ../said 2>&1`)
+	if third := comment(); len(third) > 64<<10 || !strings.Contains(third, "Cut here") || !strings.Contains(third, "### Secrets") || !strings.Contains(third, "### Who may read what") {
+		t.Errorf("the comment:\n%s", third)
+	}
+	sh(0, `[ "$(cat elsewhere)" = untouched ] && cd secrets && git checkout -q topic`)
 	// What pre-commit runs refuses that commit before it is made.
 	var hooks []struct{ ID, Entry string }
 	text, err := os.ReadFile("../.pre-commit-hooks.yaml")
@@ -284,6 +295,29 @@ func TestReview(t *testing.T) {
 	out = sh(0, `cd secrets && git checkout -q topic -- workspaces/orders/secrets/api.yaml && if `+hooks[0].Entry+`; then exit 1; fi; git checkout -q -f topic`)
 	if !strings.Contains(out, "api.yaml") || strings.Contains(out, "hunter") {
 		t.Errorf("the hook said: %s", out)
+	}
+	// A warning is told, and fails only where that is asked for.
+	out = sh(0, `cd secrets && printf 'binding: required\n' > sealward.yaml && git checkout -q -b loose main && git add sealward.yaml && git commit -q -m four
+		git checkout -q -b looser && git rm -q sealward.yaml && git commit -q -m five && sh "$REVIEW" loose`)
+	if third := comment(); !strings.Contains(third, "has warnings") || !strings.Contains(third, "settings-loosened") || !strings.Contains(out, "settings-loosened") {
+		t.Errorf("the comment:\n%s\n%s", third, out)
+	}
+	sh(3, `cd secrets && SEALWARD_CHECK_FLAGS='--fail-on warning' sh "$REVIEW" loose`)
+	sh(0, `cd secrets && SEALWARD_CHECK_FLAGS='--fail-on warning --ignore settings-loosened' sh "$REVIEW" loose`)
+	if fourth := comment(); !strings.Contains(fourth, "finds nothing wrong") {
+		t.Errorf("the comment:\n%s", fourth)
+	}
+	out = sh(2, `cd secrets && sh "$REVIEW" nope`)
+	if !strings.Contains(out, "there is no revision nope here") {
+		t.Errorf("a revision that is not there: %s", out)
+	}
+	// A sealed repository in a folder of a larger one.
+	sh(3, `mkdir mono && cd mono && git init -q && git commit -q --allow-empty -m top
+		git fetch -q ../secrets main topic:theirs && git read-tree --prefix=secrets/ -u FETCH_HEAD && git commit -q -m main
+		git checkout -q -b topic && git rm -q -r --cached secrets && rm -r secrets && git read-tree --prefix=secrets/ -u theirs && git commit -q -m topic
+		SEALWARD_REPO=secrets sh "$REVIEW" main comment.md`)
+	if text, err := os.ReadFile(filepath.Join(dir, "mono", "comment.md")); err != nil || !strings.Contains(string(text), "secrets/api.yaml:5") || !strings.Contains(string(text), "orders-db-r") {
+		t.Errorf("the comment: %v\n%s", err, text)
 	}
 	out = sh(2, `git clone -q --depth 1 --branch topic "file://$PWD/secrets" shallow && cd shallow && git fetch -q --depth 1 origin main:main && sh "$REVIEW" main`)
 	if !strings.Contains(out, "fetch-depth: 0") {

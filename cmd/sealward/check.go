@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/gitops/review"
+	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
 )
 
@@ -30,7 +31,7 @@ type checkOptions struct {
 func (a *app) checkCmd() *cobra.Command {
 	var opts checkOptions
 	c := &cobra.Command{
-		Use:   "check [PATH...]",
+		Use:   "check [PATH|WORKSPACE/NAME...]",
 		Short: "Find what is wrong with the manifests, without any key",
 		Long: `Check every manifest of the work tree, the creation rules and the settings: form,
 place, values in the clear, recipients, MAC and binding, parts, grants and roles.
@@ -62,6 +63,11 @@ Exit codes: 0 nothing found, 3 findings, 1 or 2 it could not look.`,
 	for _, flag := range []string{"base", "at"} {
 		_ = c.RegisterFlagCompletionFunc(flag, a.completeRevisions)
 	}
+	var ids []string
+	for _, check := range review.Checks() {
+		ids = append(ids, string(check.ID))
+	}
+	_ = c.RegisterFlagCompletionFunc("ignore", fixed(ids...))
 	_ = c.RegisterFlagCompletionFunc("fail-on", fixed("error", "warning"))
 	return c
 }
@@ -92,13 +98,6 @@ func (a *app) check(ctx context.Context, opts checkOptions) error {
 	if !opts.noKeys {
 		check.Ring = a.optionalRings()
 	}
-	for _, p := range opts.paths {
-		rel, err := inRepository(repo, p)
-		if err != nil {
-			return err
-		}
-		check.Paths = append(check.Paths, rel)
-	}
 	if opts.base != "" {
 		base, err := mergeBase(ctx, repo, opts.base, tree)
 		if err != nil {
@@ -106,6 +105,12 @@ func (a *app) check(ctx context.Context, opts checkOptions) error {
 		}
 		defer base.Close()
 		check.Base = base
+	}
+	if err := a.isSealed(ctx, repo, tree, check.Base); err != nil {
+		return err
+	}
+	if check.Paths, err = a.pathsIn(ctx, repo, opts.paths, tree, check.Base); err != nil {
+		return err
 	}
 	report, err := repo.Check(ctx, tree, check)
 	if err != nil {
@@ -193,19 +198,58 @@ func mergeBase(ctx context.Context, repo *review.Repo, rev string, of *review.Tr
 	return repo.At(ctx, base)
 }
 
-// inRepository makes a path of the command line relative to the sealed repository.
-func inRepository(repo *review.Repo, p string) (string, error) {
-	if repo.Local() == nil {
-		return filepath.ToSlash(filepath.Clean(p)), nil
+// isSealed refuses to look at trees that hold no sealed repository: finding nothing in
+// them would sound as if all were well.
+func (a *app) isSealed(ctx context.Context, repo *review.Repo, trees ...*review.Tree) error {
+	if repo.Local() != nil {
+		return nil
 	}
-	rel, ok := repo.Local().Rel(p)
-	if !ok {
-		return "", usagef("%s is outside the repository %s", p, repo.Local().Dir())
-	}
-	if _, err := os.Lstat(p); errors.Is(err, os.ErrNotExist) {
-		if _, err := os.Lstat(filepath.Join(repo.Local().Dir(), filepath.FromSlash(p))); err == nil {
-			return filepath.ToSlash(filepath.Clean(p)), nil // as it is from the top
+	for _, t := range trees {
+		if t == nil {
+			continue
+		}
+		if sealed, err := t.Sealed(ctx); err != nil || sealed {
+			return gitUsage(err)
 		}
 	}
-	return rel, nil
+	return usagef("there is no %s at the top of this clone; name the folder of the sealed repository with --repo, or go there", workspace.RulesFile)
+}
+
+// pathsIn makes paths and secrets of the command line relative to the sealed repository.
+// Each must be there in one of the trees.
+func (a *app) pathsIn(ctx context.Context, repo *review.Repo, args []string, trees ...*review.Tree) (out []string, err error) {
+	for _, arg := range args {
+		rel := filepath.ToSlash(filepath.Clean(arg))
+		if repo.Local() != nil {
+			var ok bool
+			if rel, ok = repo.Local().Rel(arg); !ok {
+				return nil, usagef("%s is outside the repository %s", arg, repo.Local().Dir())
+			}
+		}
+		// As it is from here, as it is from the top, or a secret.
+		candidates := [][]string{{rel}, {filepath.ToSlash(filepath.Clean(arg))}}
+		if ws, name, _, err := secretArg(arg, false); err == nil {
+			file := strings.TrimSuffix(manifest.SecretPath(ws, name), ".yaml")
+			candidates = append(candidates, []string{file, file + ".yaml", file + ".json"})
+		}
+		found := false
+		for _, c := range candidates {
+			for _, t := range trees {
+				if t == nil || found {
+					continue
+				}
+				if found, err = t.Has(ctx, c...); err != nil {
+					return nil, err
+				}
+			}
+			if found {
+				out = append(out, c...)
+				break
+			}
+		}
+		if !found {
+			return nil, usagef("there is nothing at %s in the %s; give a path, or WORKSPACE/NAME", arg, trees[0].Name)
+		}
+	}
+	return out, nil
 }

@@ -69,12 +69,11 @@ func (a *app) diff(ctx context.Context, opts diffOptions) error {
 	if !opts.noKeys {
 		ask.Ring = a.optionalRings()
 	}
-	for _, p := range opts.paths {
-		rel, err := inRepository(repo, p)
-		if err != nil {
-			return err
-		}
-		ask.Paths = append(ask.Paths, rel)
+	if err := a.isSealed(ctx, repo, from, to); err != nil {
+		return err
+	}
+	if ask.Paths, err = a.pathsIn(ctx, repo, opts.paths, from, to); err != nil {
+		return err
 	}
 	d, err := repo.Diff(ctx, from, to, ask)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/gitops/propose"
 	"github.com/sealward/sealward/gitops/review"
 )
@@ -29,7 +30,9 @@ not named is not touched, be it staged or not. The message names secrets and key
 no value. If the remote refuses the branch, everything here is as it was.
 
 When the branch that is checked out has no commits of its own, the new one is checked
-out after the push, without a change of files; otherwise you stay where you are.
+out after the push, without a change of files; otherwise you stay where you are. On a
+branch that propose made, and that the remote has as it is here, the change is added
+to it as one more commit, unless --branch names another.
 
 The base is --base, else what the remote has as HEAD. The address is made for GitHub,
 GitLab, Gitea (Forgejo, Codeberg) or Bitbucket by the remote's host; where its name
@@ -46,24 +49,31 @@ does not tell, --forge or git config sealward.forge does.`,
 		},
 		ValidArgsFunction: a.completeProposal,
 	}
-	c.Flags().StringVar(&o.Branch, "branch", "", "name of the new branch (default: secrets/WORKSPACE-NAME-TIME)")
+	c.Flags().StringVar(&o.Branch, "branch", "", "name of the new branch (default: secrets/WORKSPACE-NAME-TIME, or the one you are on if propose made it)")
 	c.Flags().StringVarP(&o.Subject, "subject", "m", "", "first line of the message (default: what changes)")
 	c.Flags().StringVar(&o.Remote, "remote", "origin", "remote to push to")
 	c.Flags().StringVar(&o.Base, "base", "", "branch of the remote that the change is for (default: the remote's HEAD)")
 	c.Flags().StringVar(&forge, "forge", "", "kind of Git host: github, gitlab, gitea or bitbucket (default: by the host's name)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "show the commit and push nothing")
 	outputFlag(c, &format, "json")
+	_ = c.RegisterFlagCompletionFunc("remote", a.completeFromGit(func() []string { return []string{"remote"} }))
+	_ = c.RegisterFlagCompletionFunc("base", a.completeFromGit(func() []string {
+		return []string{"for-each-ref", "--count=1000", "--format=%(refname:lstrip=3)", "refs/remotes/" + o.Remote}
+	}))
 	_ = c.RegisterFlagCompletionFunc("forge", fixed("github", "gitlab", "gitea", "bitbucket"))
 	return c
 }
 
 func (a *app) propose(c *cobra.Command, args []string, o propose.Options, format string) error {
 	ctx := c.Context()
-	t, err := a.tree(false)
+	repo, err := a.reviewed(ctx)
 	if err != nil {
 		return err
 	}
-	repo, err := review.Open(ctx, t.Repo.Dir())
+	if clone, err := repo.Clone(); err == nil && clone.Bare() {
+		return usagef("a proposal is made in a work tree; this clone is bare, git clone makes one with a work tree")
+	}
+	t, err := a.tree(false)
 	if err != nil {
 		return err
 	}
@@ -116,11 +126,19 @@ func (a *app) printProposal(p *propose.Proposal, format string) error {
 	if !p.Pushed {
 		out = a.Out
 	}
+	sealed := "sealed"
+	if !p.Pushed {
+		sealed = "would be sealed"
+	}
 	for _, file := range p.Sealed {
-		fmt.Fprintf(out, "sealed: %s\n", clean(file))
+		fmt.Fprintf(out, "%s: %s\n", sealed, clean(file))
 	}
 	if !p.Pushed {
-		fmt.Fprintf(out, "would push branch %s to %s, one commit on %s (%.12s):\n\n    %s\n", p.Branch, p.Remote, p.Base, p.Parent, clean(p.Subject))
+		what := fmt.Sprintf("would push branch %s to %s, one commit on %s (%.12s)", p.Branch, p.Remote, p.Base, p.Parent)
+		if p.Added {
+			what = fmt.Sprintf("would add to branch %s on %s, one commit on %.12s", p.Branch, p.Remote, p.Parent)
+		}
+		fmt.Fprintf(out, "%s:\n\n    %s\n", what, clean(p.Subject))
 		for line := range strings.Lines("\n" + p.Body) {
 			fmt.Fprintf(out, "    %s\n", clean(strings.TrimSuffix(line, "\n")))
 		}
@@ -129,8 +147,15 @@ func (a *app) printProposal(p *propose.Proposal, format string) error {
 		}
 		return nil
 	}
-	fmt.Fprintf(out, "pushed to %s as branch %s, for %s: %s\n", p.Remote, p.Branch, p.Base, clean(p.Subject))
+	if p.Added {
+		fmt.Fprintf(out, "added to branch %s on %s, for %s: %s\n", p.Branch, p.Remote, p.Base, clean(p.Subject))
+	} else {
+		fmt.Fprintf(out, "pushed to %s as branch %s, for %s: %s\n", p.Remote, p.Branch, p.Base, clean(p.Subject))
+	}
 	switch {
+	case p.Added && p.Stays != "":
+		fmt.Fprintf(out, "%s, and branch %s here is without the commit\n", p.Stays, p.Branch)
+	case p.Added:
 	case p.Switched:
 		fmt.Fprintf(out, "branch %s is checked out\n", p.Branch)
 	case p.Stays != "":
@@ -148,10 +173,7 @@ func again(c *cobra.Command, args []string) string {
 	c.Flags().Visit(func(f *pflag.Flag) { words = append(words, "--"+f.Name+"="+f.Value.String()) })
 	line := c.CommandPath()
 	for _, w := range append(words, args...) {
-		if strings.Trim(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,@+") != "" {
-			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-		line += " " + w
+		line += " " + propose.ShellWord(w)
 	}
 	return line
 }
@@ -160,4 +182,23 @@ func again(c *cobra.Command, args []string) string {
 func (a *app) completeProposal(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	out, _ := a.completeOneSecret(c, args, prefix)
 	return out, cobra.ShellCompDirectiveDefault
+}
+
+// completeFromGit offers the lines that a git command prints.
+func (a *app) completeFromGit(args func() []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(c *cobra.Command, _ []string, prefix string) (out []string, _ cobra.ShellCompDirective) {
+		dir := a.repo
+		if dir == "" {
+			dir = "."
+		}
+		if clone, err := gitcmd.Open(c.Context(), dir); err == nil {
+			lines, _ := clone.Run(c.Context(), args()...)
+			for line := range strings.FieldsSeq(string(lines)) {
+				if strings.HasPrefix(line, prefix) && line != "HEAD" {
+					out = append(out, line)
+				}
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
 }

@@ -5,8 +5,8 @@
 # (owner/name) are as their Actions set them. COMMENT_AUTHOR is whose token it is, where
 # that is not Actions'.
 set -eu
-number=${1:?is the number of the pull request}
 . "$(dirname "$0")/comment-lib.sh"
+number=$1
 body "${2:-comment.md}"
 authorize 'Authorization: token ' "${GITEA_TOKEN:?is missing}"
 issues=${GITHUB_API_URL:?is missing}/repos/${GITHUB_REPOSITORY:?is missing}/issues

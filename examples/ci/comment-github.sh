@@ -5,8 +5,8 @@
 # GITHUB_API_URL is the API of an own server. COMMENT_AUTHOR is whose token it is, where
 # that is not GitHub Actions.
 set -eu
-number=${1:?is the number of the pull request}
 . "$(dirname "$0")/comment-lib.sh"
+number=$1
 body "${2:-comment.md}"
 authorize 'Authorization: Bearer ' "${GITHUB_TOKEN:?is missing}"
 issues=${GITHUB_API_URL:-https://api.github.com}/repos/${GITHUB_REPOSITORY:?is missing}/issues

@@ -4,8 +4,8 @@
 # GITLAB_TOKEN is a project access token with the scope api (a job's own token cannot
 # comment); CI_API_V4_URL and CI_PROJECT_ID are as GitLab CI sets them.
 set -eu
-number=${1:?is the number of the merge request}
 . "$(dirname "$0")/comment-lib.sh"
+number=$1
 body "${2:-comment.md}"
 authorize 'PRIVATE-TOKEN: ' "${GITLAB_TOKEN:?is missing}"
 api=${CI_API_V4_URL:?is missing}

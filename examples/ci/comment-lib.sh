@@ -7,6 +7,10 @@ fail() {
 	exit 1
 }
 
+if [ -z "${1:-}" ]; then
+	echo "usage: ${0##*/} NUMBER-OF-THE-REQUEST [COMMENT]; review.sh writes the comment" >&2
+	exit 2
+fi
 for tool in curl jq; do
 	command -v "$tool" > /dev/null || fail "$tool is missing"
 done

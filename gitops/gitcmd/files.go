@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -136,9 +139,18 @@ func (c *Clone) DiffWorkTree(ctx context.Context, from string, paths ...string) 
 		return nil, err
 	}
 	for path := range bytes.SplitSeq(out, []byte{0}) {
-		if len(path) > 0 {
-			changes = append(changes, Change{Path: string(path), New: &File{Path: string(path), Mode: Regular}})
+		if len(path) == 0 {
+			continue
 		}
+		// A repository within is listed as a folder.
+		name, within := strings.CutSuffix(string(path), "/")
+		f := &File{Path: name, Mode: Regular}
+		if info, err := os.Lstat(filepath.Join(c.top, filepath.FromSlash(name))); within {
+			f.Mode = Submodule
+		} else if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			f.Mode = Symlink
+		}
+		changes = append(changes, Change{Path: name, New: f})
 	}
 	return changes, nil
 }

@@ -214,9 +214,9 @@ func (b *bounded) Write(p []byte) (int, error) {
 }
 
 // oneText makes what git said fit for an error: its lines without the prefix and
-// without control characters.
+// without control characters. A sentence that goes on in the next line stays one.
 func oneText(s string) string {
-	var lines []string
+	var out strings.Builder
 	for line := range strings.SplitSeq(strings.TrimSpace(s), "\n") {
 		// A progress bar overwrites itself.
 		line = line[strings.LastIndex(line, "\r")+1:]
@@ -226,12 +226,28 @@ func oneText(s string) string {
 			}
 			return r
 		}, line)
+		goesOn := line != "" && 'a' <= line[0] && line[0] <= 'z'
 		for _, prefix := range []string{"fatal: ", "error: "} {
-			line = strings.TrimPrefix(line, prefix)
+			if rest, ok := strings.CutPrefix(line, prefix); ok {
+				line, goesOn = rest, false
+			}
 		}
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "hint: ") {
-			lines = append(lines, line)
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "hint: ") {
+			continue
 		}
+		// A program's name and a colon start something new.
+		if first, _, _ := strings.Cut(line, " "); strings.HasSuffix(first, ":") {
+			goesOn = false
+		}
+		switch said := out.String(); {
+		case said == "":
+		case goesOn || strings.ContainsRune(".:,", rune(said[len(said)-1])):
+			out.WriteString(" ")
+		default:
+			out.WriteString("; ")
+		}
+		out.WriteString(line)
 	}
-	return strings.Join(lines, "; ")
+	return out.String()
 }

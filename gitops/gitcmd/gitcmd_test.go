@@ -218,6 +218,9 @@ func TestBlobs(t *testing.T) {
 
 // TestErrorsAreClean: what git says may hold what a remote sent.
 func TestErrorsAreClean(t *testing.T) {
+	if got := oneText("dana@example.com: Permission denied (publickey).\nfatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n"); got != "dana@example.com: Permission denied (publickey). Could not read from remote repository. Please make sure you have the correct access rights and the repository exists." {
+		t.Errorf("%q", got)
+	}
 	if got := oneText("hint: use force\nfatal: no \x1b[31mway\n\rprogress 1%\rerror: done\n"); got != "no [31mway; done" {
 		t.Errorf("%q", got)
 	}

@@ -30,6 +30,9 @@ func (c *Clone) Resolve(ctx context.Context, rev string) (string, error) {
 			return "", err
 		}
 		why := fmt.Errorf("%w: %.80s names no commit of this clone", ErrNoRevision, rev)
+		if rev == "HEAD" {
+			return "", fmt.Errorf("%w: there is no commit here yet", ErrNoRevision)
+		}
 		if c.shallow(ctx) {
 			return "", fmt.Errorf("%w, which is shallow; fetch it: git fetch --unshallow, or in CI a deeper checkout (fetch-depth: 0)", why)
 		}

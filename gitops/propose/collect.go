@@ -55,8 +55,12 @@ func (w *work) collect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(own) > 0 && w.head != w.out.Parent {
-			return fmt.Errorf("%s: %s is changed by commits here, too, which %s/%s has not; push those (git push), or make the change again on a branch without them", t, own[0].Path, w.opts.Remote, w.out.Base)
+		if len(own) > 0 {
+			how, err := w.onTop(ctx, t, specs, found)
+			if err != nil {
+				return err
+			}
+			return fmt.Errorf("%s: %s is changed by commits here, too, which %s/%s has not; %s", t, own[0].Path, w.opts.Remote, w.out.Base, how)
 		}
 		differ := false
 		for _, name := range slices.Sorted(maps.Keys(found)) {
@@ -73,7 +77,9 @@ func (w *work) collect(ctx context.Context) error {
 			}
 		}
 		if !differ {
-			w.opts.Note(fmt.Sprintf("%s is as %s has it", t, w.out.Base))
+			w.opts.Note(fmt.Sprintf("%s is as %s has it", t, w.from))
+		} else if err := w.warnOfConflict(ctx, t, specs); err != nil {
+			return err
 		}
 	}
 	if len(w.changes) == 0 {
@@ -88,6 +94,9 @@ func (w *work) collect(ctx context.Context) error {
 		if err := w.settleContent(&w.changes[i], rules); err != nil {
 			return err
 		}
+	}
+	if err := w.keepQuiet(); err != nil {
+		return err
 	}
 	return w.warnOfObjects(ctx)
 }
@@ -154,12 +163,12 @@ func (w *work) paths(t Target) ([]string, error) {
 
 func (w *work) absent(t Target) error {
 	if t.Path == "" {
-		return fmt.Errorf("%w: %s, neither here nor in %s; sealward get secrets lists them", workspace.ErrNoSecret, t, w.out.Base)
+		return fmt.Errorf("%w: %s, neither here nor in %s; sealward get secrets lists them", workspace.ErrNoSecret, t, w.from)
 	}
 	if _, err := os.Lstat(t.Path); err == nil {
 		return fmt.Errorf("%s: Git ignores it, or it is an empty folder", t)
 	}
-	return fmt.Errorf("%s: there is no such file, neither here nor in %s", t, w.out.Base)
+	return fmt.Errorf("%s: there is no such file, neither here nor in %s", t, w.from)
 }
 
 // candidates are the files at and below paths that the parent or the work tree has,
@@ -366,8 +375,14 @@ func (w *work) settleContent(c *change, rules *workspace.Rules) error {
 		return err
 	}
 	defer dir.Close()
-	plain.ReadFile = worktree.FilesBelow(dir)
+	read := worktree.FilesBelow(dir)
+	plain.ReadFile = func(name string) ([]byte, error) {
+		data, err := read(name)
+		w.values = append(w.values, value{c.path, name, string(data)})
+		return data, err
+	}
 	c.plain = c.data
+	w.values = append(w.values, values(c.path, m)...)
 	if c.data, _, err = w.tree.Seal(plain); err != nil {
 		return err
 	}
@@ -389,10 +404,10 @@ func (w *work) sameRules(file, target string, commits *workspace.Rules) error {
 	}
 	theirs, err := commits.Recipients(target)
 	if err != nil {
-		return fmt.Errorf("%s: the rule for it in %s is not in %s yet; name %[2]s, too", file, workspace.RulesFile, w.out.Base)
+		return fmt.Errorf("%s: the rule for it in %s is not in %s yet; name %[2]s, too", file, workspace.RulesFile, w.from)
 	}
 	if mine.Threshold() != theirs.Threshold() || !slices.EqualFunc(mine.Groups(), theirs.Groups(), slices.Equal[[]workspace.Recipient]) {
-		return fmt.Errorf("%s: the %s here seals it for others than that of %s does; name %[2]s, too, or undo its change", file, workspace.RulesFile, w.out.Base)
+		return fmt.Errorf("%s: the %s here seals it for others than that of %s does; name %[2]s, too, or undo its change", file, workspace.RulesFile, w.from)
 	}
 	return nil
 }

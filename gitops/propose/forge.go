@@ -204,5 +204,10 @@ func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
 
 var userInfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*(?:@[^\s/@]*)*@`)
 
+// secretQuery is a parameter of an address that is a credential by its name.
+var secretQuery = regexp.MustCompile(`(?i)([?&][a-z_-]*(?:token|password|secret|api_?key|sig|signature)=)[^\s&'"]+`)
+
 // withoutCredentials takes users, passwords and tokens out of the addresses in a text.
-func withoutCredentials(text string) string { return userInfo.ReplaceAllString(text, "$1") }
+func withoutCredentials(text string) string {
+	return secretQuery.ReplaceAllString(userInfo.ReplaceAllString(text, "$1"), "$1…")
+}

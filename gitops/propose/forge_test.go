@@ -84,9 +84,10 @@ func TestTold(t *testing.T) {
 
 func TestWithoutCredentials(t *testing.T) {
 	for text, want := range map[string]string{
-		"unable to access 'https://dana:gh@p_x@host.example/a.git/': no": "unable to access 'https://host.example/a.git/': no",
-		"To ssh://git@host.example/a":                                    "To ssh://host.example/a",
-		"https://token@host.example https://host.example/a@b":            "https://host.example https://host.example/a@b",
+		"unable to access 'https://dana:gh@p_x@host.example/a.git/': no":  "unable to access 'https://host.example/a.git/': no",
+		"access 'https://host.example/a.git?x=1&private_token=gh_x/': no": "access 'https://host.example/a.git?x=1&private_token=…': no",
+		"To ssh://git@host.example/a":                                     "To ssh://host.example/a",
+		"https://token@host.example https://host.example/a@b":             "https://host.example https://host.example/a@b",
 	} {
 		if got := withoutCredentials(text); got != want {
 			t.Errorf("%q: %q", text, got)

@@ -15,9 +15,9 @@ const maxSubject = 72
 // maxLines of a message's body; the diff has the rest.
 const maxLines = 100
 
-// message says what a commit changes: one line, and where that is not all, a line for
-// each thing. It names secrets, keys and fields, no value.
-func message(d *review.Diff) (subject, body string) {
+// message says what a commit changes: one line, and where that is not all or the line is
+// given, a line for each thing. It names secrets, keys and fields, no value.
+func message(d *review.Diff, given string) (subject, body string) {
 	var lines []string
 	for _, s := range d.Secrets {
 		lines = append(lines, s.Workspace+"/"+s.Name+": "+secretChange(s, true))
@@ -31,7 +31,7 @@ func message(d *review.Diff) (subject, body string) {
 	for _, f := range d.Files {
 		lines = append(lines, verb(f.Change)+" "+printable(f.Path))
 	}
-	if len(lines) == 1 {
+	if len(lines) == 1 && given == "" {
 		if subject = lines[0]; fits(subject) {
 			return upperVerb(subject), ""
 		}
@@ -42,6 +42,9 @@ func message(d *review.Diff) (subject, body string) {
 		if short := s.Workspace + "/" + s.Name + ": " + secretChange(s, false); fits(short) {
 			subject = short
 		}
+	}
+	if given != "" {
+		subject = given
 	}
 	var b strings.Builder
 	for i, line := range lines {

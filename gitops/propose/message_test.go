@@ -53,12 +53,16 @@ func TestMessage(t *testing.T) {
 		{review.Diff{Files: []review.FileChange{{Path: "over\nlay.yaml", Change: review.Added}}}, "Add over?lay.yaml", 0},
 		{review.Diff{Files: []review.FileChange{{Path: strings.Repeat("x/", 50), Change: review.Added}}}, "Change 1 file", 1},
 	} {
-		subject, body := message(&c.diff)
+		subject, body := message(&c.diff, "")
 		if subject != c.subject || strings.Count(body, "\n") != c.lines {
 			t.Errorf("got %q and %q, want %q and %d lines", subject, body, c.subject, c.lines)
 		}
 		if len(subject) > maxSubject {
 			t.Errorf("%q has %d bytes", subject, len(subject))
 		}
+	}
+	// A first line that is given does not hide what changes.
+	if subject, body := message(&review.Diff{Secrets: []review.SecretChange{gone}}, "Tidy up"); subject != "Tidy up" || body != "- orders/api: remove the secret\n" {
+		t.Errorf("got %q and %q", subject, body)
 	}
 }

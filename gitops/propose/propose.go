@@ -2,6 +2,8 @@
 // remote, as one commit whose message names secrets and keys and no value, and
 // knows the address at which a Git host opens a pull request for it.
 //
+// On a branch that it made, it adds a commit to that one.
+//
 // Most callers need [Propose]. Plaintext manifests are sealed in memory; only the
 // sealed form ever reaches Git. Until the remote has taken the branch, nothing of
 // the clone that a person sees is touched: neither branches nor HEAD, index or files.
@@ -12,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,7 +45,7 @@ func (t Target) String() string {
 // Options of Propose.
 type Options struct {
 	Targets []Target
-	Branch  string // "" makes up a name
+	Branch  string // "" adds to the branch that is checked out if Propose made it, else makes up a name
 	Subject string // of the message; "" makes it from what changes
 	Remote  string
 	Base    string // branch of the remote; "" is the one that the remote has as HEAD
@@ -69,9 +70,12 @@ type Proposal struct {
 	Files   []string `json:"files"`            // from the top of the clone
 	Sealed  []string `json:"sealed,omitempty"` // those that were plaintext
 	Pushed  bool     `json:"pushed"`
+	// Added says that the branch was there, and has one commit more.
+	Added bool `json:"added"`
 	// Address opens the pull request; "" when it is not known.
 	Address string `json:"address,omitempty"`
-	// Switched says that the new branch is checked out; otherwise Stays says why not.
+	// Switched says that the branch is checked out as the remote has it; otherwise Stays
+	// says why not.
 	Switched bool   `json:"switched"`
 	Stays    string `json:"stays,omitempty"`
 }
@@ -98,11 +102,17 @@ type work struct {
 	remote string // its address, with whatever credential it holds: never shown
 	head   string // commit
 	on     string // the branch that is checked out; "" when detached
+	base   string // commit of the base branch, as far as it is known here
+	left   string // commit at which HEAD left it
+	from   string // the branch that has the parent, for messages
+	own    bool   // Propose made the branch that is checked out, and the remote has it so
 
 	fileMode bool // the file system knows executable files
 
 	changes []change
+	values  []value
 	others  []review.FileChange // changed files that review does not know
+	named   int                 // how many names were made up
 	out     Proposal
 }
 
@@ -162,12 +172,14 @@ func (w *work) findParent(ctx context.Context) (err error) {
 	}
 	mode, err := w.clone.Run(ctx, "config", "--type=bool", "--get", "core.fileMode")
 	w.fileMode = err != nil || strings.TrimSpace(string(mode)) != "false"
-	base, err := w.findBase(ctx)
-	if err != nil {
+	if w.base, err = w.findBase(ctx); err != nil {
 		return err
 	}
-	w.out.Parent, err = w.clone.MergeBase(ctx, w.head, base)
-	return err
+	if w.left, err = w.clone.MergeBase(ctx, w.head, w.base); err != nil {
+		return err
+	}
+	w.out.Parent, w.from = w.left, w.out.Base
+	return w.findOwn(ctx)
 }
 
 // findBase is the commit of the base branch, as far as this clone knows it.
@@ -250,18 +262,38 @@ func (w *work) unreachable(err error) error {
 func reason(err error) string { return withoutCredentials(err.Error()) }
 
 func (w *work) checkBranch(ctx context.Context, name string) error {
-	if _, err := w.clone.Run(ctx, "check-ref-format", "refs/heads/"+name); err != nil || strings.HasPrefix(name, "-") || name == "HEAD" {
+	if _, err := w.clone.Run(ctx, "check-ref-format", "refs/heads/"+name); err != nil || strings.HasPrefix(name, "-") || name == "HEAD" || name == "@" || strings.HasPrefix(name, "refs/") {
+		// git branch refuses the first three; the last makes names ambiguous.
 		return fmt.Errorf("%.80q is no name of a branch", name)
 	}
 	return nil
 }
 
+// maxNames is how many names are made up; two proposals of one second share the first.
+const maxNames = 9
+
 // nameBranch makes up a name where none is given, and finds it free here.
 func (w *work) nameBranch(ctx context.Context) error {
-	if w.out.Branch = w.opts.Branch; w.out.Branch == "" {
-		w.out.Branch = "secrets/" + w.topic() + w.now.UTC().Format("20060102-150405")
+	if w.out.Added {
+		return nil
 	}
-	name := w.out.Branch
+	if w.out.Branch = w.opts.Branch; w.out.Branch != "" {
+		return w.findFree(ctx, w.out.Branch)
+	}
+	made := "secrets/" + w.topic() + w.now.UTC().Format("20060102-150405")
+	for {
+		w.out.Branch = made
+		if w.named++; w.named > 1 {
+			w.out.Branch += fmt.Sprintf("-%d", w.named)
+		}
+		if err := w.findFree(ctx, w.out.Branch); !errors.Is(err, ErrExists) || w.named == maxNames {
+			return err
+		}
+	}
+}
+
+// findFree fails where the clone has a branch that excludes one of that name.
+func (w *work) findFree(ctx context.Context, name string) error {
 	if err := w.checkBranch(ctx, name); err != nil {
 		return err
 	}
@@ -277,8 +309,11 @@ func (w *work) nameBranch(ctx context.Context) error {
 		return err
 	}
 	for have := range strings.FieldsSeq(string(out)) {
-		if have == ref || strings.HasPrefix(have, ref+"/") || strings.HasPrefix(ref, have+"/") {
-			return fmt.Errorf("branch %s %w here; choose another name than %s with --branch", strings.TrimPrefix(have, "refs/heads/"), ErrExists, name)
+		if have == ref {
+			return fmt.Errorf("branch %s %w here; choose another name with --branch", name, ErrExists)
+		}
+		if strings.HasPrefix(have, ref+"/") || strings.HasPrefix(ref, have+"/") {
+			return fmt.Errorf("branch %s %w here, which excludes %s; choose another name with --branch", strings.TrimPrefix(have, "refs/heads/"), ErrExists, name)
 		}
 	}
 	return nil
@@ -360,10 +395,7 @@ func (w *work) describe(ctx context.Context) error {
 		return err
 	}
 	diff.Files = append(diff.Files, w.others...)
-	w.out.Subject, w.out.Body = message(diff)
-	if w.opts.Subject != "" {
-		w.out.Subject = w.opts.Subject
-	}
+	w.out.Subject, w.out.Body = message(diff, w.opts.Subject)
 	args := []string{"commit-tree", w.out.Commit + "^{tree}", "-p", w.out.Parent, "-F", "-"}
 	if sign, err := w.clone.Run(ctx, "config", "--type=bool", "--get", "commit.gpgSign"); err == nil && strings.TrimSpace(string(sign)) == "true" && !w.opts.DryRun {
 		args = append(args, "-S")
@@ -380,18 +412,35 @@ func (w *work) describe(ctx context.Context) error {
 	return nil
 }
 
-// push gives the remote the branch, if it has none of that name, and returns what it
-// said.
+// push gives the remote the branch, if it has none of that name or, to add to it, has it
+// as it is here, and returns what it said.
 func (w *work) push(ctx context.Context) (said string, err error) {
-	name, ref := w.opts.Remote, "refs/heads/"+w.out.Branch
+	for {
+		said, err = w.pushOnce(ctx)
+		if !errors.Is(err, ErrExists) || w.opts.Branch != "" || w.named >= maxNames {
+			return said, err
+		}
+		if err := w.nameBranch(ctx); err != nil {
+			return "", err
+		}
+	}
+}
+
+func (w *work) pushOnce(ctx context.Context) (said string, err error) {
+	name, ref, lease := w.opts.Remote, "refs/heads/"+w.out.Branch, ""
+	if w.out.Added {
+		lease = w.head
+	}
 	var stderr limited
 	_, err = w.clone.RunWith(ctx, gitcmd.RunOptions{Err: &stderr}, "push", "--no-follow-tags", "--recurse-submodules=no",
-		"--force-with-lease="+ref+":", name, w.out.Commit+":"+ref)
+		"--force-with-lease="+ref+":"+lease, name, w.out.Commit+":"+ref)
 	switch said = stderr.String(); {
 	case err == nil:
 		return said, nil
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("interrupted during the push; nothing was changed here. git ls-remote %s %s shows whether the branch got there: %w", name, ref, ErrPush)
+	case strings.Contains(said, "(stale info)") && w.out.Added:
+		return "", fmt.Errorf("%w by %s: %s is not there as it is here: somebody pushed to it (git pull brings that), or it is merged and gone (--branch names a new one)", ErrPush, name, w.out.Branch)
 	case strings.Contains(said, "(stale info)"):
 		return "", fmt.Errorf("branch %s %w on %s and was left as it is; choose another name with --branch: %w", w.out.Branch, ErrExists, name, ErrPush)
 	}
@@ -459,6 +508,9 @@ func (w *work) settle(ctx context.Context) error {
 		return err == nil
 	}
 	try("not every file here is sealed", w.writeSealed())
+	if w.out.Added {
+		return errors.Join(append(errs, w.moveOwn(ctx))...)
+	}
 	ref := "refs/heads/" + branch
 	_, err := w.clone.Run(ctx, "update-ref", "-m", "sealward propose", ref, w.out.Commit, "")
 	if !try("there is no local branch; git fetch brings it", err) {
@@ -496,14 +548,11 @@ func (w *work) stays(ctx context.Context) string {
 	if err != nil || err2 != nil || head != w.head || on != w.on {
 		return "HEAD moved meanwhile, so it stays where it is"
 	}
-	for _, name := range []string{"MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply", "BISECT_LOG"} {
-		path, err := w.clone.Path(ctx, name)
-		if err != nil {
-			return "git cannot tell what is going on here, so you stay on " + here
-		}
-		if _, err := os.Lstat(path); err == nil {
-			return fmt.Sprintf("a merge, rebase or bisect is going on, so you stay on %s", here)
-		}
+	switch busy, err := w.busy(ctx); {
+	case err != nil:
+		return "git cannot tell what is going on here, so you stay on " + here
+	case busy:
+		return fmt.Sprintf("a merge, rebase or bisect is going on, so you stay on %s", here)
 	}
 	return ""
 }

@@ -680,6 +680,15 @@ func throughText(list []Through) string {
 	return b.String()
 }
 
+// endChange says how the end of a right moved.
+func (r RightChange) endChange() string {
+	word := "ends later"
+	if r.Is != nil && (r.Was == nil || r.Is.Before(*r.Was)) {
+		word = "ends sooner"
+	}
+	return fmt.Sprintf("%s: %s, was %s", word, endText(r.Is), endText(r.Was))
+}
+
 func endText(t *time.Time) string {
 	if t == nil {
 		return "never"

@@ -92,7 +92,7 @@ func closureText(c Closure, form func(string) string) string {
 	}
 	switch c.State {
 	case "mended":
-		return fmt.Sprintf("Reads of %s work again: %s broke the policy and does not any more. What follows for it counts from nothing.", scope, form(c.Path))
+		return fmt.Sprintf("Reads of %s work again: %s broke the policy and does not any more. What follows compares with nobody.", scope, form(c.Path))
 	case "closed":
 		return fmt.Sprintf("Nobody reads %s, as before: policy-broken by %s%s", scope, form(c.Path), problem)
 	}
@@ -136,7 +136,7 @@ func (d *AccessDiff) WriteText(out io.Writer) error {
 		say("%s", title)
 	}
 	if d.Empty() {
-		say("Nobody gains or loses access from %s to %s.", oneLine(at(d.From, d.FromCommit)), oneLine(at(d.To, d.ToCommit)))
+		say("Nobody gains or loses access between %s and %s.", oneLine(at(d.From, d.FromCommit)), oneLine(at(d.To, d.ToCommit)))
 	}
 	for _, c := range d.Closed {
 		section(closureText(c, oneLine))
@@ -158,12 +158,15 @@ func (d *AccessDiff) WriteText(out io.Writer) error {
 			text := fmt.Sprintf("%s %s %s", mark, r.Verb, r.what(oneLine))
 			switch r.Change {
 			case "until":
-				text = fmt.Sprintf("~ %s %s until %s, before: %s", r.Verb, r.what(oneLine), endText(r.Is), endText(r.Was))
+				text = fmt.Sprintf("~ %s %s", r.Verb, r.what(oneLine))
 			case "denied-until":
-				text = fmt.Sprintf("~ denied %s until %s, before: %s", r.what(oneLine), endText(r.Is), endText(r.Was))
+				text = "~ denied " + r.what(oneLine)
 			}
 			if keys := r.keys(oneLine); keys != "" {
 				text += ": " + keys
+			}
+			if r.Change == "until" || r.Change == "denied-until" {
+				text += ", " + r.endChange()
 			}
 			say("  %s", text)
 			for _, how := range r.how(oneLine) {
@@ -252,9 +255,9 @@ func (d *AccessDiff) WriteMarkdown(out io.Writer) error {
 			how := strings.Join(r.how(code), "; ")
 			switch r.Change {
 			case "until":
-				change, how = "keeps", fmt.Sprintf("until %s, before: %s", endText(r.Is), endText(r.Was))
+				change, how = "keeps", r.endChange()
 			case "denied-until":
-				change, how = "is denied", fmt.Sprintf("until %s, before: %s", endText(r.Is), endText(r.Was))
+				change, how = "is denied", r.endChange()
 			}
 			say("| %s | %s | %s | %s | %s |", who, "**"+change+"**", r.what(code), keys, how)
 			who = "" // the rows of one person read as one

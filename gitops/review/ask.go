@@ -70,6 +70,10 @@ type Answer struct {
 	Role    string     `json:"role,omitempty"`
 	Until   *time.Time `json:"until,omitempty"`
 	Problem string     `json:"problem,omitempty"` // of the file that closes the policy
+	// Ended are grants that would allow it if they were not over, and Broken those of the
+	// workspace that cannot be read and grant nothing.
+	Ended  []string `json:"ended,omitempty"`
+	Broken []string `json:"broken,omitempty"`
 	// Exists says that the tree has the secret (and the key); nothing was decided by
 	// that.
 	Exists bool `json:"exists"`
@@ -99,6 +103,14 @@ func (t *Tree) CanI(ctx context.Context, q Question) (*Answer, error) {
 	if d.Reason == access.PolicyBroken {
 		a.Problem = p.Problem(d.Grant)
 	}
+	if d.Reason == access.NoGrant {
+		a.Ended = p.ended(q)
+		for _, problem := range p.Problems {
+			if problem.Closes == "" {
+				a.Broken = append(a.Broken, problem.Path)
+			}
+		}
+	}
 	keys, exists, err := t.keysOf(ctx, q.Workspace, q.Name)
 	if err != nil {
 		return nil, err
@@ -114,6 +126,22 @@ func (t *Tree) CanI(ctx context.Context, q Question) (*Answer, error) {
 		}
 	}
 	return a, nil
+}
+
+// ended lists the grants that were over at the time of the question and would else
+// allow it.
+func (p *Policy) ended(q Question) (out []string) {
+	rules := p.Policy.Read(q.As, q.Workspace, q.Name, time.Time{}).Rules()
+	if q.Verb == List {
+		rules = append(rules, p.Listing(q.As, q.Workspace, q.Name, time.Time{}).Rules()...)
+	}
+	for _, r := range rules {
+		if over := !r.Expires.IsZero() && !q.At.Before(r.Expires); !r.Deny && over && (q.Key.String() == "" || r.Covers(q.Key)) {
+			out = append(out, r.Grant+" ended at "+r.Expires.UTC().Format(time.RFC3339))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // until is when the decision ends: an allow with its last grant, a deny with the last
@@ -210,10 +238,16 @@ func (a *Answer) WriteWhy(w io.Writer) {
 			who += " with " + strings.Join(a.Roles, ", ")
 		}
 		say("no grant lets %s %s %s%s", who, a.Verb, what, where)
+		for _, ended := range a.Ended {
+			say("%s", ended)
+		}
+		for _, path := range a.Broken {
+			say("%s is broken and grants nothing; sealward check says why", path)
+		}
 	}
 	switch {
 	case !a.Exists && a.Name != "":
-		say("%s does not exist there; the grants decide all the same", what)
+		say("%s does not exist (%s); the grants decide all the same", what, at(a.Tree, a.Commit))
 	case a.Allowed && len(a.Readable) < len(a.Keys):
 		say("it may read %s; not %s", listOr(a.Readable, "none of the keys there are"), strings.Join(without(a.Keys, a.Readable), ", "))
 	case a.Allowed && len(a.Keys) > 0:

@@ -75,13 +75,20 @@ type checker struct {
 	files    int
 	opened   int
 	secrets  map[secretID][]secretFile
-	bindings map[string]string // sealed binding -> path
+	bindings map[string]placed // by the sealed binding
+	hasSops  map[string]bool   // files that have a sops section, or seem to
 }
 
 // secretID is one secret.
 type secretID struct {
 	ws   manifest.Workspace
 	name manifest.Name
+}
+
+// placed is where something stands.
+type placed struct {
+	path         string
+	line, column int
 }
 
 // secretFile is one file of a secret, as far as files are held to each other.
@@ -92,7 +99,7 @@ type secretFile struct {
 
 // Check looks for what is wrong with a tree. An error means that it could not look.
 func (r *Repo) Check(ctx context.Context, t *Tree, opts CheckOptions) (*Report, error) {
-	c := &checker{repo: r, tree: t, opts: opts, about: map[CheckID]About{}, secrets: map[secretID][]secretFile{}, bindings: map[string]string{}}
+	c := &checker{repo: r, tree: t, opts: opts, about: map[CheckID]About{}, secrets: map[secretID][]secretFile{}, bindings: map[string]placed{}, hasSops: map[string]bool{}}
 	for _, a := range Checks() {
 		c.about[a.ID] = a
 	}
@@ -138,6 +145,9 @@ func (c *checker) everything(ctx context.Context) error {
 	if err := c.settings(ctx, true); err != nil {
 		return err
 	}
+	if files, err = c.absent(ctx, files); err != nil {
+		return err
+	}
 	c.spellings(files, nil)
 	if err := c.all(ctx, files); err != nil {
 		return err
@@ -158,6 +168,34 @@ func (c *checker) everything(ctx context.Context) error {
 		return err
 	}
 	return c.outside(ctx)
+}
+
+// absent adds to the files of the work tree what only the index knows of: a submodule
+// that was not fetched is an empty folder.
+func (c *checker) absent(ctx context.Context, files []File) ([]File, error) {
+	if c.tree.Name != workTreeName || c.repo.clone == nil {
+		return files, nil
+	}
+	staged, err := c.repo.clone.Staged(ctx, c.repo.inClone(roots())...)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range c.repo.inRepository(staged) {
+		if f.Mode == gitcmd.Submodule && !slices.ContainsFunc(files, func(o File) bool { return o.Path == f.Path }) {
+			files = append(files, f)
+		}
+	}
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return files, nil
+}
+
+// looked counts a manifest that was asked for.
+func (c *checker) looked(path string) {
+	if below(path, c.opts.Paths) {
+		c.mu.Lock()
+		c.files++
+		c.mu.Unlock()
+	}
 }
 
 // all checks files one by one, on all cores.
@@ -296,6 +334,14 @@ func (c *checker) registry(ctx context.Context, known []manifest.Workspace, repo
 	if report {
 		if link, err := c.notPlain(ctx, workspace.RulesFile); err != nil || link {
 			return err
+		}
+	}
+	if data, err := c.tree.ReadPath(ctx, workspace.RulesFile); err == nil {
+		if line, found := hasMarkers(data); found {
+			if report {
+				c.add(MergeConflict, workspace.RulesFile, line, 1, "", "conflict markers of a merge stand in the file", "resolve it as any conflict of git: edit the file, then git add it")
+			}
+			return nil
 		}
 	}
 	rules, err := c.tree.Rules(ctx)

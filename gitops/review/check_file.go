@@ -1,6 +1,7 @@
 package review
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,13 +40,11 @@ func (c *checker) file(ctx context.Context, f File) error {
 	if place.Policy {
 		return nil
 	}
+	c.looked(f.Path)
 	m, data, err := c.parse(ctx, f)
 	if m == nil || err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.files++
-	c.mu.Unlock()
 	c.expiry(m)
 	if err := m.CheckPlace(place); err != nil {
 		c.manifestError(f.Path, err)
@@ -97,9 +96,16 @@ func (c *checker) parse(ctx context.Context, f File) (m *manifest.Manifest, data
 	}
 	c.privateKey(f.Path, data)
 	if line, found := hasMarkers(data); found {
-		c.add(MergeConflict, f.Path, line, 1, "", "conflict markers of a merge stand in the file", "")
+		remedy := ""
+		if place, _, _ := manifest.Locate(f.Path); place.Policy {
+			remedy = "resolve it as any conflict of git: edit the file, then git add it"
+		}
+		c.add(MergeConflict, f.Path, line, 1, "", "conflict markers of a merge stand in the file", remedy)
 		return nil, nil, nil
 	}
+	c.mu.Lock()
+	c.hasSops[f.Path] = manifest.IsSealed(data) || bytes.Contains(data, []byte(`"sops"`))
+	c.mu.Unlock()
 	m, err = manifest.Parse(f.Path, data)
 	if err != nil {
 		c.manifestError(f.Path, err)
@@ -129,8 +135,14 @@ func (c *checker) manifestError(path string, err error) {
 		case e.Leaked:
 			id = ValueUnsealed
 			msg, _, _ = strings.Cut(msg, ". ") // the remedy says the rest
+			remedy = c.unsealedRemedy(path)
 		case e.Misplaced:
 			id = PlaceMismatch
+			if place, _, _ := manifest.Locate(path); place.Policy {
+				remedy = "give the file the name that it states, or change what it states"
+			}
+		case e.Reason == manifest.ReasonNoSops:
+			id, msg = SopsInvalid, "the section is missing, and the values are sealed"
 		case e.Reason == manifest.ReasonACL:
 			id = ACLMismatch
 		case e.Reason == manifest.ReasonUseCase:
@@ -144,6 +156,23 @@ func (c *checker) manifestError(path string, err error) {
 	}
 }
 
+// unsealedRemedy: of a sealed file in which somebody wrote a value, the rest would be
+// lost by sealing it again.
+func (c *checker) unsealedRemedy(path string) string {
+	const leaked = "treat it as leaked: change the credential at its source; then "
+	place, ours, err := manifest.Locate(path)
+	c.mu.Lock()
+	sealed := c.hasSops[path]
+	c.mu.Unlock()
+	switch {
+	case sealed && ours && err == nil && !place.Policy:
+		return leaked + "restore the sealed file, and: sealward set " + place.Scope.String() + "/" + place.Name.String() + " KEY"
+	case !ours || err != nil || place.Policy:
+		return leaked + "seal the new one: sealward seal --in-place -w WORKSPACE " + path + ", and move it to workspaces/WORKSPACE/secrets/"
+	}
+	return leaked + "seal the new one: sealward seal --in-place " + path
+}
+
 func (c *checker) expiry(m *manifest.Manifest) {
 	until, ok, err := m.Expiry()
 	var wrong *manifest.Error
@@ -155,7 +184,7 @@ func (c *checker) expiry(m *manifest.Manifest) {
 	case errors.As(err, &wrong):
 		c.add(ExpiryInvalid, m.File, line, column, wrong.Field, wrong.Msg, "")
 	case ok && !c.opts.Now.Before(until):
-		c.add(CredentialExpiry, m.File, line, column, "tags", fmt.Sprintf("the %s was good until %s", what(m), until.UTC().Format("2006-01-02 15:04")), "")
+		c.add(CredentialExpiry, m.File, line, column, "tags", fmt.Sprintf("the %s was good until %s", what(m), until.UTC().Format("2006-01-02 15:04")), "renew it at its source, set the new value, and change the date: sealward edit "+m.Workspace.String()+"/"+m.Name.String())
 	}
 }
 
@@ -257,9 +286,40 @@ func (c *checker) recipients(f File, m *manifest.Manifest, s *seal.Section) {
 	if len(to.Groups()) > 1 {
 		threshold = to.Threshold()
 	}
-	if len(to.Groups()) != len(s.Groups) || threshold != s.Threshold && len(s.Groups) > 1 {
+	var wantGroups [][]string
+	for _, g := range to.Groups() {
+		var names []string
+		for _, r := range g {
+			names = append(names, r.String())
+		}
+		wantGroups = append(wantGroups, names)
+	}
+	switch {
+	case len(to.Groups()) == len(s.Groups) && (threshold == s.Threshold || len(s.Groups) == 1):
+		// Who opens together with whom: one recipient in all groups needs nobody else.
+		if sameNames(want, have) && !sameGroups(wantGroups, s.Groups) {
+			c.add(RecipientGroups, f.Path, line, column, "sops", "its recipients stand in other key groups than those of the rule", rotateArg(m.Workspace))
+		}
+	default:
 		c.add(RecipientGroups, f.Path, line, column, "sops", fmt.Sprintf("has %s; the rule has %s", groups(len(s.Groups), s.Threshold), groups(len(to.Groups()), threshold)), rotateArg(m.Workspace))
 	}
+}
+
+func sameNames(a, b []string) bool { return len(without(a, b)) == 0 && len(without(b, a)) == 0 }
+
+// sameGroups compares key groups, in which order has no meaning.
+func sameGroups(a, b [][]string) bool {
+	texts := func(gs [][]string) []string {
+		var out []string
+		for _, g := range gs {
+			names := slices.Clone(g)
+			slices.Sort(names)
+			out = append(out, strings.Join(slices.Compact(names), "\n"))
+		}
+		slices.Sort(out)
+		return out
+	}
+	return slices.Equal(texts(a), texts(b))
 }
 
 func groups(n, threshold int) string {
@@ -289,7 +349,8 @@ func shortRecipient(name string) string {
 		}
 		return r
 	}, name)
-	if len(name) > 40 {
+	// What is no key but an address stays whole: its middle says where the key is.
+	if key := strings.HasPrefix(name, "age1") || strings.HasPrefix(name, "ssh-"); key && len(name) > 40 {
 		return name[:16] + "…" + name[len(name)-8:]
 	}
 	return name
@@ -301,20 +362,20 @@ func (c *checker) copied(f File, m *manifest.Manifest) {
 	if !m.Kind.IsSecret() || m.Secret.Binding == "" {
 		return
 	}
-	b := m.Secret.Binding
+	here := placed{path: f.Path}
+	here.line, here.column = m.At(m.BindingPath()...)
 	c.mu.Lock()
-	other, twice := c.bindings[b]
+	first, twice := c.bindings[m.Secret.Binding]
 	if !twice {
-		c.bindings[b] = f.Path
+		c.bindings[m.Secret.Binding] = here
 	}
 	c.mu.Unlock()
 	if twice {
-		first, second := min(other, f.Path), max(other, f.Path)
-		line, column := m.At(m.BindingPath()...)
-		if second != f.Path {
-			line, column = 1, 0
+		second := here
+		if second.path < first.path {
+			first, second = second, first
 		}
-		c.add(BindingCopied, second, line, column, strings.Join(m.BindingPath(), "."), "holds the sealed binding of "+first+": one is a copy of the other, and will not open", "")
+		c.add(BindingCopied, second.path, second.line, second.column, strings.Join(m.BindingPath(), "."), "holds the sealed binding of "+first.path+": one is a copy of the other, and will not open", "")
 	}
 }
 
@@ -342,7 +403,11 @@ func (c *checker) before(ctx context.Context, f File, m *manifest.Manifest, s *s
 	if m.Secret.Binding != "" && m.Secret.Binding == old.Secret.Binding {
 		if field, same := sameBound(old, m); !same {
 			line, column := nearest(m, field)
-			c.add(BindingStale, f.Path, line, column, field, "changed, and the binding did not: the file will not open, and the agent goes on serving the old value", "")
+			remedy := ""
+			if s.MAC == was.MAC { // plain sops would have made a new one
+				remedy = "it was edited by hand; restore it, and make the change with: sealward edit " + m.Workspace.String() + "/" + m.Name.String()
+			}
+			c.add(BindingStale, f.Path, line, column, field, "changed, and the binding did not: the file will not open, and the agent goes on serving the old value", remedy)
 		}
 	}
 	if s.LastModified.Before(was.LastModified) {
@@ -440,6 +505,9 @@ func (c *checker) open(f File, m *manifest.Manifest) error {
 	}
 	if err != nil {
 		return err
+	}
+	if !below(f.Path, c.opts.Paths) {
+		return nil
 	}
 	_, err = unseal.Open(m, ring, unseal.Options{AllowUnbound: true})
 	c.mu.Lock()

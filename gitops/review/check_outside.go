@@ -246,10 +246,10 @@ func (t *Tree) grepRaw(ctx context.Context, pattern []string, in io.Reader, with
 // copies looks for the bindings of added files in the base: a file that was copied
 // or moved brought it along.
 func (c *checker) copies(ctx context.Context) error {
-	added := map[string]string{}
-	for b, p := range c.bindings {
-		if ch := c.changed[p]; ch.Old == nil && ch.New != nil {
-			added[b] = p
+	added := map[string]placed{}
+	for b, at := range c.bindings {
+		if ch := c.changed[at.path]; ch.Old == nil && ch.New != nil {
+			added[b] = at
 		}
 	}
 	if len(added) == 0 {
@@ -265,17 +265,11 @@ func (c *checker) copies(ctx context.Context) error {
 		if start < 0 || end < start {
 			continue
 		}
-		p, found := added[line[start:end+1]]
-		if !found || c.has(BindingCopied, p) {
+		at, found := added[line[start:end+1]]
+		if !found || c.has(BindingCopied, at.path) {
 			continue
 		}
-		at := 1
-		if now, err := c.tree.ReadPath(ctx, p); err == nil {
-			if i := bytes.Index(now, []byte(line[start:end+1])); i >= 0 {
-				at = bytes.Count(now[:i], []byte("\n")) + 1
-			}
-		}
-		c.add(BindingCopied, p, at, 0, "", "holds the sealed binding of another file: it is a copy, and will not open here", "")
+		c.add(BindingCopied, at.path, at.line, at.column, "", "holds the sealed binding of another file: it is a copy, and will not open here", "")
 	}
 	return nil
 }
@@ -408,6 +402,18 @@ func (w *referenceWalk) add(n *yaml.Node, field, ws, name string) {
 	*w.out = append(*w.out, reference{field: field, workspace: ws, name: name, line: n.Line, column: n.Column})
 }
 
+// maxField bounds the path of a field, which every reference below it holds: a name in
+// YAML can have a million characters.
+const maxField = 300
+
+// fieldAt is the path of a field's child.
+func fieldAt(field, rest string) string {
+	if field = strings.TrimPrefix(field+rest, "."); len(field) > maxField {
+		return strings.ToValidUTF8(field[:maxField], "") + "…"
+	}
+	return field
+}
+
 func (w *referenceWalk) node(n *yaml.Node, field string, depth int) {
 	if depth > 64 { // also ends an alias that is its own ancestor, which is not followed
 		return
@@ -426,12 +432,12 @@ func (w *referenceWalk) node(n *yaml.Node, field string, depth int) {
 		}
 	case yaml.SequenceNode:
 		for i, item := range n.Content {
-			w.node(item, field+"["+strconv.Itoa(i)+"]", depth+1)
+			w.node(item, fieldAt(field, "["+strconv.Itoa(i)+"]"), depth+1)
 		}
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			name, v := n.Content[i].Value, n.Content[i+1]
-			at := strings.TrimPrefix(field+"."+name, ".")
+			at := fieldAt(field, "."+name)
 			switch name {
 			case "dataosSecrets", "secrets", "imagePullSecrets":
 				w.list(v, at)

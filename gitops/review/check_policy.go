@@ -29,7 +29,7 @@ func (c *checker) policy(ctx context.Context, t *Tree, scopes []manifest.Workspa
 		return nil, nil
 	}
 	// It writes to a checker of its own.
-	sub := &checker{repo: c.repo, tree: t, opts: c.opts, about: c.about, rules: c.rules}
+	sub := &checker{repo: c.repo, tree: t, opts: c.opts, about: c.about, rules: c.rules, hasSops: map[string]bool{}}
 	files, err := sub.readPolicy(ctx, scopes)
 	if err != nil {
 		return nil, err
@@ -40,6 +40,9 @@ func (c *checker) policy(ctx context.Context, t *Tree, scopes []manifest.Workspa
 	}
 	for _, m := range files.grants {
 		sub.grant(m, files.places[m], files, names)
+		if err := sub.grantKeys(ctx, m, files.places[m], names); err != nil {
+			return nil, err
+		}
 	}
 	for scope, roles := range files.roles {
 		for role, ms := range roles {
@@ -94,7 +97,7 @@ func (c *checker) readPolicy(ctx context.Context, scopes []manifest.Workspace) (
 		}
 		of := c
 		if !wanted[place.Scope] { // the instance's, read along
-			of = &checker{repo: c.repo, tree: c.tree, opts: c.opts, about: c.about}
+			of = &checker{repo: c.repo, tree: c.tree, opts: c.opts, about: c.about, hasSops: map[string]bool{}}
 		}
 		m, err := of.policyFile(ctx, f, place, err)
 		if m == nil || err != nil {
@@ -120,9 +123,7 @@ func (c *checker) readPolicy(ctx context.Context, scopes []manifest.Workspace) (
 // policyFile reads one grant or role; nil when it is broken, which is noted with
 // what follows from it.
 func (c *checker) policyFile(ctx context.Context, f File, place manifest.Place, misplaced error) (*manifest.Manifest, error) {
-	c.mu.Lock()
-	c.files++
-	c.mu.Unlock()
+	c.looked(f.Path)
 	if !f.Mode.IsFile() {
 		c.mode(f)
 		c.closes(f.Path, place, nil)
@@ -225,24 +226,74 @@ func (c *checker) grant(m *manifest.Manifest, place manifest.Place, p *policyFil
 		line, column := m.AtItem(i, "grant", "subjects")
 		switch {
 		case len(defined) == 0:
-			c.add(GrantNobody, m.File, line, column, field, fmt.Sprintf("%s is defined neither in %s nor in instance/grants: only a token that asserts it has it", s, place.Scope.Folder()+"/grants"), "")
+			where := "in instance/grants/"
+			if !place.Scope.IsInstance() {
+				where = "neither in " + place.Scope.Folder() + "/grants/ nor " + where
+			} else {
+				where = "not " + where
+			}
+			c.add(GrantNobody, m.File, line, column, field, fmt.Sprintf("%s is defined %s: only a token that asserts it has it", s, where), "define the role there, unless tokens assert it")
 		case members == 0:
 			c.add(GrantNobody, m.File, line, column, field, fmt.Sprintf("%s has no members (%s)", s, defined[0].File), "")
 		}
 	}
-	targets := []manifest.Workspace{place.Scope}
-	if place.Scope.IsInstance() {
-		targets = g.Workspaces
-	}
+	about := targets(g, place)
 	for i, pattern := range g.Secrets {
-		matches := slices.ContainsFunc(targets, func(ws manifest.Workspace) bool {
+		matches := slices.ContainsFunc(about, func(ws manifest.Workspace) bool {
 			return slices.ContainsFunc(names[ws], pattern.Match)
 		})
 		if !matches {
 			line, column := m.AtItem(i, "grant", "secrets")
-			c.add(GrantNothing, m.File, line, column, fmt.Sprintf("grant.secrets[%d]", i), fmt.Sprintf("%s matches no secret of %s", pattern, scopeList(targets)), "")
+			c.add(GrantNothing, m.File, line, column, fmt.Sprintf("grant.secrets[%d]", i), fmt.Sprintf("%s matches no secret of %s", pattern, scopeList(about)), "")
 		}
 	}
+}
+
+// grantKeys looks for keys that no secret of the grant has. Only grants that name keys
+// cost the reading of their secrets.
+func (c *checker) grantKeys(ctx context.Context, m *manifest.Manifest, place manifest.Place, names map[manifest.Workspace][]manifest.Name) error {
+	g := m.Grant
+	if len(g.Keys) == 0 {
+		return nil
+	}
+	missing := map[manifest.Key]bool{}
+	for _, k := range g.Keys {
+		missing[k] = true
+	}
+	secrets := 0
+	for _, ws := range targets(g, place) {
+		for _, name := range names[ws] {
+			if len(g.Secrets) > 0 && !slices.ContainsFunc(g.Secrets, func(p manifest.Pattern) bool { return p.Match(name) }) {
+				continue
+			}
+			secrets++
+			keys, _, err := c.tree.keysOf(ctx, ws, name)
+			if err != nil {
+				return err
+			}
+			for _, k := range keys {
+				delete(missing, k)
+			}
+			if len(missing) == 0 {
+				return nil
+			}
+		}
+	}
+	for i, k := range g.Keys {
+		if secrets > 0 && missing[k] { // without a secret, that was told
+			line, column := m.AtItem(i, "grant", "keys")
+			c.add(GrantNothing, m.File, line, column, fmt.Sprintf("grant.keys[%d]", i), fmt.Sprintf("no secret of the grant has a key %s", k), "")
+		}
+	}
+	return nil
+}
+
+// targets are the workspaces that a grant is about.
+func targets(g *manifest.Grant, place manifest.Place) []manifest.Workspace {
+	if place.Scope.IsInstance() {
+		return g.Workspaces
+	}
+	return []manifest.Workspace{place.Scope}
 }
 
 func scopeList(ws []manifest.Workspace) string {

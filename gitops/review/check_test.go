@@ -81,6 +81,17 @@ func plantedCommits() []planted {
 		{name: "key groups where the rule has none", plant: func(r *testRepo) {
 			r.edit(workspace.RulesFile, "age:\n      - "+r.recipient("payments").String(), "key_groups:\n      - age: ["+r.recipient("payments").String()+"]\n      - age: ["+r.recipient("orders").String()+"]")
 		}, found: []string{"recipient-groups " + gatewayFile + ":%recipient", "recipient-missing " + gatewayFile + ":%recipient"}},
+		{name: "key groups each of which holds everybody", plant: func(r *testRepo) {
+			a, b := r.recipient("payments"), r.recipient("orders")
+			r.edit(workspace.RulesFile, "age:\n      - "+a.String(), "key_groups:\n      - age: ["+a.String()+"]\n      - age: ["+b.String()+"]")
+			groups, err := workspace.Grouped(2, []workspace.Recipient{a, b}, []workspace.Recipient{b, a})
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			r.to["payments"] = groups
+			r.seal(gatewayFile, r.plain("gateway", "payments", "key-value", "rw", "key"))
+			r.to["payments"] = workspace.For(a)
+		}, found: []string{"recipient-groups " + gatewayFile + ":%sops-section"}},
 		{name: "no rule for a workspace", plant: func(r *testRepo) {
 			r.ids["new"], r.to["new"] = r.ids["orders"], r.to["orders"]
 			r.seal("workspaces/new/secrets/x.yaml", r.plain("x", "new", "key-value", "rw", "password"))
@@ -219,6 +230,16 @@ func plantedCommits() []planted {
 			found: []string{"grant-nobody " + readersFile + ":%subjects"}},
 		{name: "a pattern that matches nothing", plant: func(r *testRepo) { r.edit(readersFile, "orders-db-*", "order-db-*") },
 			found: []string{"grant-nothing " + readersFile + ":%secrets:"}},
+		{name: "a deny of a key that nobody has", plant: func(r *testRepo) {
+			r.write("workspaces/orders/grants/no-passwords.yaml", strings.Replace(grant("no-passwords", "orders", "read-specific-secret", "deny", "users:id:alice", "orders-db-r"), "  effect:", "  keys: [username, pasword]\n  effect:", 1))
+		}, found: []string{"grant-nothing workspaces/orders/grants/no-passwords.yaml:%keys:"}},
+		{name: "a sealed file cut off", plant: func(r *testRepo) {
+			text := r.read(dbFile)
+			r.write(dbFile, text[:strings.Index(text, "\nseal:")+1])
+		}, found: []string{"sops-invalid " + dbFile + ":%username:"}},
+		{name: "conflict markers in the registry", plant: func(r *testRepo) {
+			r.edit(workspace.RulesFile, "  - path_regex: ^workspaces/payments/", "<<<<<<< HEAD\n=======\n>>>>>>> x\n  - path_regex: ^workspaces/payments/")
+		}, found: []string{"merge-conflict .sops.yaml:%<<<<<<<"}},
 		{name: "an instance-wide right that gets wider", baseOnly: true, plant: func(r *testRepo) {
 			r.edit("instance/grants/operate.yaml", "[roles:id:operators]", "[roles:id:operators, users:id:mallory]")
 		}, found: []string{"grant-widens-instance instance/grants/operate.yaml:%subjects"}},

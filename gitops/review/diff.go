@@ -136,6 +136,9 @@ func (r *Repo) Diff(ctx context.Context, from, to *Tree, opts DiffOptions) (*Dif
 			err = nil
 		case !ours:
 			err = nil
+		case ch.New != nil && !ch.New.Mode.IsFile():
+			d.file(ch, "is a symbolic link or submodule")
+			err = nil
 		case place.Policy:
 			err = d.policy(ctx, ch, place, err)
 		case err != nil:
@@ -297,8 +300,9 @@ func (d *differ) secret(ctx context.Context, id secretID, changes []Change) (*Se
 		if err != nil {
 			return nil, nil, err
 		}
-		if problem != "" {
+		if problem != "" { // what it held before says nothing
 			broken = append(broken, FileChange{Path: ch.Path, Change: kindOf(ch.Old != nil, true), Problem: problem})
+			continue
 		}
 		if a != nil {
 			old = append(old, a)
@@ -312,6 +316,9 @@ func (d *differ) secret(ctx context.Context, id secretID, changes []Change) (*Se
 	}
 	d.keys(c, id, old, now)
 	d.metadata(c, old, now)
+	if err := d.newParts(ctx, c, id, old, now); err != nil {
+		return nil, nil, err
+	}
 	slices.Sort(c.Paths)
 	if c.Change == Changed && onlyResealed(c) {
 		c.Change = Resealed
@@ -369,9 +376,11 @@ func (d *differ) keys(c *SecretChange, id secretID, old, now []*version) {
 	}
 	slices.SortStableFunc(c.Keys, func(a, b KeyChange) int { return strings.Compare(a.Key, b.Key) })
 	if closed > 1 && !d.shares(before, after) {
-		c.Notes = append(c.Notes, "every value was sealed anew, with a fresh data key: without a private key nobody can tell which of them changed")
+		c.Notes = append(c.Notes, noteAnew)
 	}
 }
+
+const noteAnew = "every value was sealed anew, with a fresh data key: without a private key nobody can tell which of them changed"
 
 // shares reports that some value kept its ciphertext.
 func (d *differ) shares(before, after map[string]entry) bool {
@@ -457,6 +466,8 @@ func (d *differ) metadata(c *SecretChange, old, now []*version) {
 		}
 		if len(p.a.section.Groups) != len(p.b.section.Groups) || p.a.section.Threshold != p.b.section.Threshold {
 			note("has %s now, and had %s", groups(len(p.b.section.Groups), p.b.section.Threshold), groups(len(p.a.section.Groups), p.a.section.Threshold))
+		} else if len(p.a.section.Groups) > 1 && !sameGroups(p.a.section.Groups, p.b.section.Groups) {
+			note("who opens it together with whom changed: its recipients stand in other key groups")
 		}
 		if p.a.m.Secret.Binding != "" && p.b.m.Secret.Binding == "" {
 			note("lost its binding: it will be refused")
@@ -473,6 +484,39 @@ func (d *differ) metadata(c *SecretChange, old, now []*version) {
 			note("the data key stayed: who was removed can read what is set from now on")
 		}
 	}
+}
+
+// newParts tells what files that came say and the others of the secret do not: a part has
+// recipients of its own.
+func (d *differ) newParts(ctx context.Context, c *SecretChange, id secretID, old, now []*version) error {
+	came := slices.DeleteFunc(slices.Clone(now), func(v *version) bool {
+		return slices.ContainsFunc(old, func(o *version) bool { return o.m.File == v.m.File })
+	})
+	for _, v := range came {
+		if text := "has a file without a binding: it will be refused where one is required"; v.m.Secret.Binding == "" && !slices.Contains(c.Notes, text) {
+			c.Notes = append(c.Notes, text)
+		}
+	}
+	if len(came) == 0 || c.Change == Added {
+		return nil
+	}
+	folder := strings.TrimSuffix(manifest.SecretPath(id.ws, id.name), ".yaml")
+	files, err := d.from.filesAt(ctx, folder, folder+".yaml", folder+".json")
+	if err != nil {
+		return err
+	}
+	var before []*version
+	for _, f := range files {
+		v, _, err := d.read(ctx, d.from, &f, id)
+		if err != nil {
+			return err
+		}
+		if v != nil {
+			before = append(before, v)
+		}
+	}
+	c.RecipientsAdded = union(c.RecipientsAdded, without(recipientsOf(came), recipientsOf(before)))
+	return nil
 }
 
 func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
@@ -646,26 +690,25 @@ func (d *differ) rules(ctx context.Context) error {
 			all = append(all, ws)
 		}
 	}
-	names := func(rs *workspace.Rules, ws manifest.Workspace, has bool) ([]string, int) {
+	names := func(rs *workspace.Rules, ws manifest.Workspace, has bool) (names []string, to workspace.Recipients) {
 		if !has {
-			return nil, 0
+			return nil, to
 		}
 		to, err := rs.WorkspaceRecipients(ws)
 		if err != nil {
-			return nil, 0
+			return nil, to
 		}
-		var out []string
 		for _, r := range to.All() {
-			out = append(out, r.String())
+			names = append(names, r.String())
 		}
-		return out, len(to.Groups())<<16 | to.Threshold()
+		return names, to
 	}
 	for _, ws := range all {
 		had, has := slices.Contains(before, ws), slices.Contains(after, ws)
 		a, ga := names(was, ws, had)
 		b, gb := names(now, ws, has)
 		c := RuleChange{Workspace: ws.String(), Change: kindOf(had, has), Added: without(b, a), Removed: without(a, b)}
-		if len(c.Added) > 0 || len(c.Removed) > 0 || had != has || ga != gb {
+		if len(c.Added) > 0 || len(c.Removed) > 0 || had != has || !ga.Equal(gb) {
 			d.out.Rules = append(d.out.Rules, c)
 		}
 	}

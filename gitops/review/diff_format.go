@@ -54,9 +54,24 @@ func (f FieldChange) text(of ChangeKind) string {
 }
 
 func (f FieldChange) words(of ChangeKind, quote func(string) string) string {
+	all := func(text string) string {
+		var out []string
+		for _, s := range strings.Split(text, ", ") { // each by itself: long text is cut
+			out = append(out, quote(s))
+		}
+		return strings.Join(out, ", ")
+	}
+	none := "none"
+	if f.Field == "keys" || f.Field == "secrets" { // a grant that names none is about all
+		none = "all"
+	}
 	switch {
+	case of == Added && f.isList():
+		return all(f.New)
 	case of == Added:
 		return quote(f.New)
+	case of == Removed && f.isList():
+		return all(f.Old)
 	case of == Removed:
 		return quote(f.Old)
 	case f.isList() && f.Old != "" && f.New != "":
@@ -69,10 +84,14 @@ func (f FieldChange) words(of ChangeKind, quote func(string) string) string {
 			out = append(out, "− "+quote(s))
 		}
 		return strings.Join(out, ", ")
+	case f.Old == "" && f.isList():
+		return none + " → " + all(f.New)
+	case f.New == "" && f.isList():
+		return all(f.Old) + " → " + none
 	case f.Old == "":
-		return "none → " + quote(f.New)
+		return none + " → " + quote(f.New)
 	case f.New == "":
-		return quote(f.Old) + " → none"
+		return quote(f.Old) + " → " + none
 	}
 	return quote(f.Old) + " → " + quote(f.New)
 }
@@ -107,7 +126,7 @@ func (d *Diff) WriteMarkdown(w io.Writer) error {
 	if d.Empty() {
 		b.WriteString("Nothing about secrets, grants or recipients changes.\n")
 	}
-	problems := false
+	problems, anew := false, false
 	for _, f := range d.Files {
 		if f.Problem != "" {
 			fmt.Fprintf(&b, "- **Problem**: %s: %s\n", code(f.Path), plain(f.Problem))
@@ -144,6 +163,11 @@ func (d *Diff) WriteMarkdown(w io.Writer) error {
 			}
 			besides = append(besides, recipientWords(s.RecipientsAdded, s.RecipientsRemoved, s.Change == Added)...)
 			for _, n := range s.Notes {
+				if n == noteAnew { // of a rotation it stands in every row
+					anew = true
+					besides = append(besides, "sealed anew ¹")
+					continue
+				}
 				besides = append(besides, "**"+plain(n)+"**")
 			}
 			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s.Change, code(s.Workspace+"/"+s.Name), strings.Join(keys, "; "), strings.Join(besides, "<br>"))
@@ -180,6 +204,9 @@ func (d *Diff) WriteMarkdown(w io.Writer) error {
 	}
 	if len(others) > 0 {
 		b.WriteString("**Settings and other files**\n\n" + strings.Join(others, "") + "\n")
+	}
+	if anew {
+		b.WriteString("<sub>¹ " + plain(noteAnew) + ".</sub><br>\n")
 	}
 	if len(d.Secrets) > 0 {
 		b.WriteString("<sub>No value is shown. A key counts as changed when its ciphertext does.</sub>\n")

@@ -157,3 +157,20 @@ func TestDiffNotes(t *testing.T) {
 		})
 	}
 }
+
+// TestDiffOfANewPart: it has recipients of its own, and a grant's long lists are shown whole.
+func TestDiffOfANewPart(t *testing.T) {
+	r := newTestRepo(t)
+	r.seal("workspaces/orders/secrets/orders-api/refresh.yaml", r.plain("orders-api", "orders", "key-value", "rw", "refresh"), r.recipient("orders"), r.recipient("payments"))
+	many := "users:id:" + strings.Repeat("x", 100)
+	r.write("workspaces/orders/grants/many.yaml", grant("many", "orders", "read-all-secrets", "allow", many+"1, "+many+"2, users:id:eve", ""))
+	r.commit("a part for somebody else")
+	d := r.diff("clean", "HEAD", DiffOptions{})
+	if len(d.Secrets) != 1 || len(d.Secrets[0].RecipientsAdded) != 1 || d.Secrets[0].RecipientsAdded[0] != r.recipient("payments").String() {
+		t.Errorf("%+v", d.Secrets)
+	}
+	var out bytes.Buffer
+	if err := d.WriteMarkdown(&out); err != nil || !strings.Contains(out.String(), "`users:id:eve`") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}

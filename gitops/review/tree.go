@@ -302,12 +302,44 @@ func linkAbove(dir, path string) string {
 	return ""
 }
 
+// maxArguments is how many bytes of paths are given to a git: a command line has an end, and
+// others say how many files there are and how long their names.
+const maxArguments = 100_000
+
+// atOrBelow keeps the files at and below paths.
+func atOrBelow(files []File, paths []string) []File {
+	wanted := make(map[string]bool, len(paths))
+	for _, p := range paths {
+		wanted[p] = true
+	}
+	return slices.DeleteFunc(files, func(f File) bool {
+		for i, r := range f.Path {
+			if r == '/' && wanted[f.Path[:i]] {
+				return false
+			}
+		}
+		return !wanted[f.Path]
+	})
+}
+
 // Files lists the files at and below the paths given (all without any), which end
 // in no slash; sorted by path.
 func (t *Tree) Files(ctx context.Context, paths ...string) ([]File, error) {
-	files, err := t.list(ctx, paths)
+	asked := paths
+	if size := 0; t.Name != workTreeName {
+		for _, p := range paths {
+			size += len(t.repo.prefix) + len(p) + 9
+		}
+		if size > maxArguments {
+			asked = nil
+		}
+	}
+	files, err := t.list(ctx, asked)
 	if err != nil {
 		return nil, err
+	}
+	if len(asked) < len(paths) {
+		files = atOrBelow(files, paths)
 	}
 	// Git's order is that of bytes with a folder's slash, which this is too.
 	if !slices.IsSortedFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) }) {
@@ -335,6 +367,15 @@ func (t *Tree) Read(ctx context.Context, f File) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
 	return data, nil
+}
+
+// Has reports that something stands at or below one of the paths.
+func (t *Tree) Has(ctx context.Context, paths ...string) (bool, error) {
+	if slices.Contains(paths, ".") {
+		return true, nil
+	}
+	files, err := t.filesAt(ctx, paths...)
+	return len(files) > 0, err
 }
 
 // ReadPath is Read for a path; fs.ErrNotExist when the tree has no such file.

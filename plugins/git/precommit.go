@@ -258,7 +258,7 @@ func keyOf(field string) string {
 
 func (g guarded) moveIt() string {
 	file := quoted(g.path)
-	if couldBeManifest(g.path) {
+	if slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(path.Ext(g.path))) {
 		return fmt.Sprintf("mend it and seal it (sealward seal --in-place %s), or move it out of secrets/; git rm --cached %[1]s takes it out of the commit and leaves it on disk", file)
 	}
 	return fmt.Sprintf("move it out of secrets/; git rm --cached %s takes it out of the commit and leaves it on disk", file)

@@ -30,7 +30,7 @@ func (p *Plugin) Textconv(file string, data []byte, showValues bool) []byte {
 	var t text
 	m, err := manifest.Parse(filepath.Base(file), data)
 	switch {
-	case err != nil && !couldBeManifest(file):
+	case err != nil && isNote(file):
 		return data
 	case err != nil:
 		t.line("NO MANIFEST THAT CAN BE READ, so its content is not shown")
@@ -56,13 +56,12 @@ func (p *Plugin) Textconv(file string, data []byte, showValues bool) []byte {
 	return []byte(t.b.String())
 }
 
-// couldBeManifest: git keeps the end of the name when it makes a temporary file.
-func couldBeManifest(file string) bool {
-	switch strings.ToLower(filepath.Ext(file)) {
-	case ".yaml", ".yml", ".json":
-		return true
-	}
-	return false
+// isNote: what stands beside sealed files by right and is none. All else there may be a
+// secret that somebody forgot to seal, such as an editor's copy. Git keeps the end of the
+// name when it makes a temporary file.
+func isNote(file string) bool {
+	base := filepath.Base(file)
+	return strings.HasSuffix(base, "README.md") || strings.HasSuffix(base, ".gitkeep")
 }
 
 func (p *Plugin) sealedText(t *text, m *manifest.Manifest, showValues bool) {

@@ -30,6 +30,7 @@ const (
 	ReasonUseCase  Reason = "use-case"  // a grant for a use case that nobody knows
 	ReasonSelector Reason = "selector"  // a grant that selects nothing
 	ReasonTooLarge Reason = "too-large" // more bytes than a manifest may have
+	ReasonNoSops   Reason = "no-sops"   // values are sealed, and what opens them is gone
 )
 
 func (e *Error) Error() string {
