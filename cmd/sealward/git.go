@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -46,18 +47,18 @@ func (a *app) gitInstallCmd() *cobra.Command {
 		Long: `Set up this clone: the drivers diff.sealward and merge.sealward in git's
 configuration, attributes where no .gitattributes gives the sealed files to them, and
 a pre-commit hook. A hook that is there already is left as it is. It can be run
-again, say after sealward has moved.`,
+again, say after sealward has moved. With --keyring, git's drivers use that folder.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			repo, err := a.repository()
-			if err != nil {
-				return err
-			}
 			p, err := a.gitPlugin()
 			if err != nil {
 				return err
 			}
-			r, err := p.Install(c.Context(), repo)
+			repo, err := a.repository()
+			if err != nil {
+				return cmp.Or(p.NotBare(c.Context()), err)
+			}
+			r, err := p.Install(c.Context(), repo, a.keyring)
 			return a.gitReport(r, err, "everything was set up already; nothing was changed")
 		},
 	}
@@ -169,17 +170,23 @@ func (a *app) gitMergeDriverCmd() *cobra.Command {
 
 func (a *app) gitPreCommitCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "pre-commit", Hidden: true,
-		Short: "Refuse to commit values that are not sealed",
-		Args:  cobra.NoArgs,
+		Use:   "pre-commit",
+		Short: "Refuse to commit values that are not sealed, for a hook",
+		Long: `Look at what git commit would commit: refuse values that are not sealed, and what
+sealward check calls an error. The hook that install makes calls it; call it from a
+hook of your own: sealward git pre-commit || exit 1`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := a.gitPlugin()
 			if err != nil {
 				return err
 			}
 			err = p.PreCommit(c.Context())
-			if errors.Is(err, git.ErrRefused) {
+			switch {
+			case errors.Is(err, git.ErrRefused):
 				return exitStatus(exitFailed)
+			case errors.Is(err, gitcmd.ErrNoClone):
+				return usageError{err}
 			}
 			return err
 		},

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,7 @@ ours is what you rebase onto and theirs your own commit.
 --recipients is asked for when a file names a recipient that no .sops.yaml names:
 anybody can write a name into a file, so it is sealed for it only when you say so.`,
 		Example: "  sealward resolve orders/orders-db-r --theirs\n  sealward resolve orders/orders-db-r --key password=theirs --key username=ours",
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.completeOneSecret,
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.completeConflicts,
 		RunE: func(c *cobra.Command, args []string) error { return a.resolve(c, args[0], o) },
 	}
 	f := c.Flags()
@@ -46,6 +47,7 @@ anybody can write a name into a file, so it is sealed for it only when you say s
 	f.StringArrayVar(&o.fields, "field", nil, "FIELD=ours|theirs of a field that is not sealed; repeatable")
 	f.StringVar(&o.recipients, "recipients", "", "whom to seal for: ours, theirs, or both (what either added; what a side removed stays removed)")
 	c.MarkFlagsMutuallyExclusive("ours", "theirs")
+	_ = c.RegisterFlagCompletionFunc("key", a.completeConflictKeys)
 	_ = c.RegisterFlagCompletionFunc("recipients", fixed("ours", "theirs", "both"))
 	return c
 }
@@ -112,7 +114,11 @@ func (a *app) resolve(c *cobra.Command, arg string, o resolveOptions) error {
 	}
 	fmt.Fprintf(a.Out, "%s: merged and added; ours is %s, theirs is %s\n", clean(done.Path), done.Sides.Ours, done.Sides.Theirs)
 	for _, d := range done.Decisions {
-		fmt.Fprintf(a.Out, "  %s: %s\n", clean(d.What), d.From)
+		alone := ""
+		if slices.Contains(done.Settled, d.What) {
+			alone = map[seal.Choice]string{seal.TakeOurs: " (only our side changed it)", seal.TakeTheirs: " (only their side changed it)"}[d.From]
+		}
+		fmt.Fprintf(a.Out, "  %s: %s%s\n", clean(d.What), d.From, alone)
 	}
 	if done.Fresh {
 		fmt.Fprintf(a.Out, "  it has a fresh data key, sealed for %s\n", strings.Join(shortNames(texts(done.Recipients.All())), ", "))
@@ -121,23 +127,68 @@ func (a *app) resolve(c *cobra.Command, arg string, o resolveOptions) error {
 }
 
 func (a *app) askConflict(conflict seal.Conflict, sides git.Sides) (seal.Choice, error) {
-	answers := map[string]seal.Choice{"o": seal.TakeOurs, "t": seal.TakeTheirs}
-	more := ""
+	words := []string{"ours", "theirs", "quit"}
+	fmt.Fprintf(a.Err, "%s\n  ours:   %s\n  theirs: %s\n", clean(conflict.String()), sides.Ours, sides.Theirs)
 	if conflict.Recipients {
-		answers["b"], more = seal.TakeBoth, ", b both"
+		words = slices.Insert(words, 2, "both")
+		fmt.Fprintln(a.Err, "  both:   what either added; what a side removed stays removed")
 	}
-	fmt.Fprintf(a.Err, "%s\n  o ours (%s), t theirs (%s)%s, q quit\n", clean(conflict.String()), sides.Ours, sides.Theirs, more)
+	choices := map[string]seal.Choice{"ours": seal.TakeOurs, "theirs": seal.TakeTheirs, "both": seal.TakeBoth}
+	asked := strings.Join(words, ", ")
 	for range 3 {
-		answer, err := a.line("take")
+		answer, err := a.line("take (" + asked + ")")
 		if err != nil {
 			return seal.Undecided, err
 		}
-		if choice, known := answers[answer]; known {
-			return choice, nil
-		}
-		if answer == "q" || answer == "" {
+		i := slices.IndexFunc(words, func(w string) bool { return answer == w || answer == w[:1] })
+		if answer == "" || i >= 0 && words[i] == "quit" {
 			break
 		}
+		if i >= 0 {
+			return choices[words[i]], nil
+		}
+		// Not repeated: it may be the value that somebody wanted.
+		fmt.Fprintf(a.Err, "that is none of %s, nor the first letter of one\n", asked)
 	}
 	return seal.Undecided, errors.New("nothing was decided; nothing was changed")
+}
+
+// completeConflicts offers the secrets in conflict.
+func (a *app) completeConflicts(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var out []string
+	if len(args) == 0 {
+		for _, s := range a.conflicts(c) {
+			out = append(out, s.Secret)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeConflictKeys offers both sides of the keys of the secret that was named, or
+// of all in conflict.
+func (a *app) completeConflictKeys(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	all := a.conflicts(c)
+	if i := slices.IndexFunc(all, func(s git.InConflict) bool { return len(args) > 0 && s.Secret == args[0] }); i >= 0 {
+		all = all[i : i+1]
+	}
+	var out []string
+	for _, s := range all {
+		for _, key := range s.Keys {
+			out = append(out, key.String()+"=ours", key.String()+"=theirs")
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) conflicts(c *cobra.Command) []git.InConflict {
+	p, err := a.gitPlugin()
+	if err != nil {
+		return nil
+	}
+	out, err := p.Conflicts(c.Context())
+	if err != nil {
+		return nil // completion has nowhere to say so
+	}
+	return out
 }

@@ -69,10 +69,10 @@ func TestWithMarkersIsBounded(t *testing.T) {
 }
 
 func TestHooksOfOthers(t *testing.T) {
-	if !isOurHook(hook("sealward")) || !isOurHook(hook("'/opt/a b/sealward'")) {
+	if !isOurHook(hook(program{name: "sealward"})) || !isOurHook(hook(program{name: "sealward", dir: "/opt/a b"})) || !isOurHook(hook(program{name: "'/opt/a b/sealward'"})) {
 		t.Error("our own hook is not known again")
 	}
-	ours := string(hook("sealward"))
+	ours := string(hook(program{name: "sealward"}))
 	for _, other := range []string{"", "#!/bin/sh\nexec sealward git pre-commit\n", ours + "make lint\n", strings.Replace(ours, "exec", "make lint\nexec", 1), strings.Replace(ours, "pre-commit", "pre-commit; true", 1)} {
 		if isOurHook([]byte(other)) {
 			t.Errorf("taken for ours: %q", other)
@@ -81,10 +81,14 @@ func TestHooksOfOthers(t *testing.T) {
 }
 
 func TestSettingsOfOthers(t *testing.T) {
-	for i, s := range settings("sealward") {
-		moved := settings("'/opt/100% sure/sealward'")[i]
+	before := map[string]string{"diff.sealward.textconv": "'/opt/a b/sealward' git textconv", "merge.sealward.driver": "sealward git merge-driver %O %A %B %L %P"}
+	for i, s := range settings(program{name: "sealward"}) {
+		moved := settings(program{name: "sealward", dir: "/opt/100% sure", args: " --keyring /keys"})[i]
 		if !s.isOurs(s.value) || !s.isOurs(moved.value) {
 			t.Errorf("%s: our own value is not known again: %s", s.name, moved.value)
+		}
+		if old := before[s.name]; old != "" && !s.isOurs(old) {
+			t.Errorf("%s: what an earlier version set is not known again: %s", s.name, old)
 		}
 		for _, other := range []string{"cat", "sealward", s.value + " && true"} {
 			if s.isOurs(other) {

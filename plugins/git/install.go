@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/sealward/sealward/gitops/gitcmd"
@@ -31,52 +32,92 @@ const (
 // setting is one line of git's configuration.
 type setting struct{ name, value string }
 
-func settings(command string) []setting {
+// program is how git's shell starts this program.
+type program struct {
+	name string // as a shell takes it
+	// dir has it, where it is called by its plain name: a client with windows, or cron,
+	// gives git another PATH than a terminal does.
+	dir  string
+	args string // before the command
+}
+
+func (p program) path() string {
+	if p.dir == "" {
+		return ""
+	}
+	return `PATH="$PATH:"` + quoted(p.dir) + "; "
+}
+
+func settings(p program) []setting {
+	call := func(command, fallback string) string {
+		return "f() { " + p.path() + "if command -v " + p.name + " >/dev/null; then " + p.name + p.args + " git " + command + ` "$@"; else ` + fallback + "; fi; }; f"
+	}
 	return []setting{
-		{"diff.sealward.textconv", command + " git textconv"},
+		{"diff.sealward.textconv", call("textconv", textconvFallback)},
 		{"merge.sealward.name", "sealed manifests, by key"},
 		// % is git's own in a driver's line.
-		{"merge.sealward.driver", strings.ReplaceAll(command, "%", "%%") + " git merge-driver %O %A %B %L %P"},
+		{"merge.sealward.driver", strings.ReplaceAll(call("merge-driver", mergeFallback), "%", "%%") + " %O %A %B %L %P"},
 		// Of several merge bases git makes one first; its conflicts could not be opened.
 		{"merge.sealward.recursive", "binary"},
 	}
 }
 
+// What git's shell does where it finds no sealward, so that the clone stays usable and
+// a merge does not pass for done. With an empty base, every line that differs is in
+// conflict: sealed text that is put together from two files opens nowhere.
+const (
+	textconvFallback = `cat "$1"`
+	mergeFallback    = `: >"$1"; git merge-file --marker-size="$4" -L ours -L base -L theirs "$2" "$1" "$3"; ` +
+		`echo "sealward was not found, so nothing was merged by keys; install it, then: sealward resolve" >&2; return 1`
+)
+
 // isOurs tells what some version of sealward set, with whatever path to it.
 func (s setting) isOurs(value string) bool {
+	old := ""
 	switch s.name {
-	case "merge.sealward.name", "merge.sealward.recursive":
+	case "diff.sealward.textconv":
+		old = " git textconv"
+	case "merge.sealward.driver":
+		old = " git merge-driver %O %A %B %L %P"
+	default:
 		return value == s.value
 	}
 	_, tail, _ := strings.Cut(s.value, " git ")
-	return strings.HasSuffix(value, " git "+tail)
+	return strings.HasSuffix(value, old) || strings.HasPrefix(value, "f() { ") && strings.HasSuffix(value, " git "+tail)
 }
 
-func hook(command string) []byte {
-	return []byte("#!/bin/sh\n" + mark + "\nexec " + command + " git pre-commit\n")
+func hook(p program) []byte {
+	return []byte("#!/bin/sh\n" + mark + "\n" + p.path() + "exec " + p.name + " git pre-commit\n")
 }
 
 // isOurHook tells a hook that is as Install made it.
 func isOurHook(data []byte) bool {
 	lines := strings.Split(string(data), "\n")
-	return len(lines) == 4 && lines[0] == "#!/bin/sh" && lines[1] == mark && lines[3] == "" &&
-		strings.HasPrefix(lines[2], "exec ") && strings.HasSuffix(lines[2], " git pre-commit")
+	return len(lines) == 4 && lines[0] == "#!/bin/sh" && lines[1] == mark && lines[3] == "" && hookLine().MatchString(lines[2])
 }
 
-// command is how git calls this program: by name where the shell finds it by name.
-func command() (string, error) {
+func hookLine() *regexp.Regexp {
+	return regexp.MustCompile(`^(PATH="\$PATH:"[^;]+; )?exec .* git pre-commit$`)
+}
+
+// findProgram is by name where the shell finds it by name.
+func findProgram() (program, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", err
+		return program{}, err
 	}
 	if found, err := exec.LookPath("sealward"); err == nil && filepath.IsAbs(found) {
 		a, err1 := os.Stat(found)
 		b, err2 := os.Stat(self)
 		if err1 == nil && err2 == nil && os.SameFile(a, b) {
-			return "sealward", nil
+			p := program{name: "sealward"}
+			if dir := filepath.ToSlash(filepath.Dir(found)); !strings.ContainsAny(strings.TrimPrefix(dir, filepath.VolumeName(dir)), ":;\n") {
+				p.dir = dir
+			}
+			return p, nil
 		}
 	}
-	return quoted(filepath.ToSlash(self)), nil
+	return program{name: quoted(filepath.ToSlash(self))}, nil
 }
 
 // attributesFor are the lines that give the sealed files of a repository to the
@@ -94,8 +135,9 @@ func attributesFor(prefix string) []string {
 }
 
 // Install sets up diff, merge and the pre-commit hook in the clone around a sealed
-// repository. It can be run again.
-func (p *Plugin) Install(ctx context.Context, repo *workspace.Repository) (*Report, error) {
+// repository. It can be run again. keyring is the folder that git's drivers use, ""
+// for that of whoever runs git.
+func (p *Plugin) Install(ctx context.Context, repo *workspace.Repository, keyring string) (*Report, error) {
 	clone, err := openClone(ctx, repo.Dir())
 	if err != nil {
 		return nil, err
@@ -104,9 +146,15 @@ func (p *Plugin) Install(ctx context.Context, repo *workspace.Repository) (*Repo
 	if err != nil {
 		return nil, err
 	}
-	self, err := command()
+	self, err := findProgram()
 	if err != nil {
 		return nil, err
+	}
+	if keyring != "" {
+		if keyring, err = filepath.Abs(keyring); err != nil {
+			return nil, err
+		}
+		self.args = " --keyring " + quoted(filepath.ToSlash(keyring))
 	}
 	r := &Report{}
 	changed := false
@@ -138,9 +186,20 @@ func (p *Plugin) Install(ctx context.Context, repo *workspace.Repository) (*Repo
 func openClone(ctx context.Context, dir string) (*gitcmd.Clone, error) {
 	clone, err := gitcmd.Open(ctx, dir)
 	if err == nil && clone.Bare() {
-		err = fmt.Errorf("%s is a bare repository: nothing is diffed, merged or committed there", dir)
+		err = fmt.Errorf("%s %w", dir, ErrBare)
 	}
 	return clone, err
+}
+
+// ErrBare: a clone without a work tree has no use for any of it.
+var ErrBare = errors.New("is a bare repository: nothing is diffed, merged or committed there")
+
+// NotBare fails with ErrBare for a bare repository; it says nothing of others.
+func (p *Plugin) NotBare(ctx context.Context) error {
+	if _, err := openClone(ctx, p.Dir); errors.Is(err, ErrBare) {
+		return err
+	}
+	return nil
 }
 
 // localConfig reads what this clone itself sets.
@@ -193,13 +252,22 @@ func installAttributes(ctx context.Context, clone *gitcmd.Clone, prefix string, 
 	return workspace.WriteFile(file, append(have, block...), 0o666)
 }
 
-func installHook(ctx context.Context, clone *gitcmd.Clone, self string, r *Report) error {
+func installHook(ctx context.Context, clone *gitcmd.Clone, self program, r *Report) error {
 	file, err := clone.Path(ctx, "hooks/"+hookName)
 	if err != nil {
 		return err
 	}
+	where, err := whereIs(ctx, clone, file)
+	if err != nil {
+		return err
+	}
+	shared := ""
+	if where == inWorkTree { // others may commit it, or have it already
+		self.dir = ""
+		shared = "; it is in the work tree (core.hooksPath): commit it for everybody, or have git ignore it"
+	}
 	want := hook(self)
-	line := self + " git pre-commit || exit 1"
+	line := self.name + " git pre-commit || exit 1"
 	have, err := os.ReadFile(file)
 	switch {
 	case err == nil && bytes.Equal(have, want):
@@ -212,9 +280,7 @@ func installHook(ctx context.Context, clone *gitcmd.Clone, self string, r *Repor
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("the hook: %w", err)
 	}
-	if inside, err := inClone(ctx, clone, file); err != nil {
-		return err
-	} else if !inside {
+	if where == elsewhere {
 		// core.hooksPath of a person or a machine: a hook there is every clone's.
 		r.Left = append(r.Left, fmt.Sprintf("git takes this clone's hooks from %s, which other clones use too, so none was put there; add this line to its %s hook: %s", filepath.Dir(file), hookName, line))
 		return nil
@@ -230,41 +296,53 @@ func installHook(ctx context.Context, clone *gitcmd.Clone, self string, r *Repor
 	if err != nil {
 		return err
 	}
-	r.Done = append(r.Done, file+" refuses to commit values that are not sealed")
+	r.Done = append(r.Done, file+" refuses to commit values that are not sealed"+shared)
 	return os.Chmod(file, info.Mode().Perm()|info.Mode().Perm()>>2&0o111)
 }
 
-// inClone reports that a file is in the clone's own folder or its work tree.
-func inClone(ctx context.Context, clone *gitcmd.Clone, file string) (bool, error) {
+// place of a file in a clone.
+type place int
+
+const (
+	elsewhere place = iota
+	inGitDir
+	inWorkTree
+)
+
+// whereIs tells whether a file is in the clone's own folder or its work tree.
+func whereIs(ctx context.Context, clone *gitcmd.Clone, file string) (place, error) {
 	out, err := clone.Run(ctx, "rev-parse", "--git-common-dir")
 	if err != nil {
-		return false, err
+		return elsewhere, err
 	}
 	common := filepath.FromSlash(strings.TrimSuffix(string(out), "\n"))
 	if !filepath.IsAbs(common) {
 		common = filepath.Join(clone.Top(), common)
 	}
-	for _, dir := range []string{common, clone.Top()} {
-		dir, err := filepath.EvalSymlinks(dir)
-		if err != nil {
-			return false, err
+	at := filepath.Dir(file)
+	for real, err := filepath.EvalSymlinks(at); ; real, err = filepath.EvalSymlinks(at) {
+		if err == nil {
+			at = real
+			break
 		}
-		at := filepath.Dir(file)
-		for real, err := filepath.EvalSymlinks(at); ; real, err = filepath.EvalSymlinks(at) {
-			if err == nil {
-				at = real
-				break
-			}
-			if at == filepath.Dir(at) {
-				break
-			}
-			at = filepath.Dir(at)
+		if at == filepath.Dir(at) {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	for _, in := range []struct {
+		dir   string
+		place place
+	}{{common, inGitDir}, {clone.Top(), inWorkTree}} {
+		dir, err := filepath.EvalSymlinks(in.dir)
+		if err != nil {
+			return elsewhere, err
 		}
 		if rel, err := filepath.Rel(dir, at); err == nil && filepath.IsLocal(rel) {
-			return true, nil
+			return in.place, nil
 		}
 	}
-	return false, nil
+	return elsewhere, nil
 }
 
 // Uninstall removes what Install made from the clone around dir, and nothing else.
@@ -275,7 +353,7 @@ func (p *Plugin) Uninstall(ctx context.Context, dir string) (*Report, error) {
 	}
 	r := &Report{}
 	removed := false
-	for _, s := range settings("sealward") {
+	for _, s := range settings(program{name: "sealward"}) {
 		have, err := localConfig(ctx, clone, s.name)
 		if err != nil {
 			return r, err

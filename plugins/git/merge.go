@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -82,8 +83,10 @@ func (p *Plugin) MergeDriver(ctx context.Context, a DriverArgs) (fine bool, err 
 	if err := workspace.WriteFile(a.Ours, out, 0o666); err != nil {
 		return false, err
 	}
-	if merged.Fresh {
-		fmt.Fprintf(p.Err, "sealward: %s: recipients or data key changed on a side, so the merged file has a fresh data key; recipients: %d%s%s\n",
+	// A conflict of recipients says itself whom the file is not sealed for.
+	open := slices.ContainsFunc(merged.Conflicts, func(c seal.Conflict) bool { return c.Recipients })
+	if !open && len(merged.Added)+len(merged.Removed) > 0 {
+		fmt.Fprintf(p.Err, "sealward: %s: their side changed the recipients, so the merged file has a fresh data key; recipients: %d%s%s\n",
 			clean(s.path), len(merged.Recipients.All()), listed(", added ", merged.Added), listed(", removed ", merged.Removed))
 	}
 	for _, c := range merged.Conflicts {
@@ -130,8 +133,8 @@ func (p *Plugin) mergeText(ctx context.Context, clone *gitcmd.Clone, a DriverArg
 		return false, err
 	}
 	if !fine && !errors.Is(why, errOther) {
-		next := "resolve it as any conflict (git checkout --ours or --theirs -- " + quoted(a.Path) + "), or mend that and run: sealward resolve " + quoted(a.Path)
-		fmt.Fprintf(p.Err, "sealward: %s was not merged by keys: %s; %s\n", clean(a.Path), firstLine(why), clean(next))
+		fmt.Fprintf(p.Err, "sealward: %s was not merged by keys: %s\n", clean(a.Path), firstLine(why))
+		fmt.Fprintf(p.Err, "  mend that, then: sealward resolve %s; or take one side: git checkout --ours -- %[1]s (or --theirs)\n", clean(quoted(a.Path)))
 	}
 	return fine, nil
 }

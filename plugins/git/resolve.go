@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/seal"
@@ -36,6 +39,9 @@ type Resolution struct {
 	Path   string // in the clone
 	Secret string
 	Sides  Sides
+	// Settled are those of the decisions that no conflict was about: one side alone had
+	// changed them.
+	Settled []string
 	*seal.Merged
 }
 
@@ -79,7 +85,7 @@ func (p *Plugin) Resolve(ctx context.Context, opts ResolveOptions) (*Resolution,
 	if err != nil {
 		return nil, err
 	}
-	file, stages, err := p.unmerged(ctx, clone, opts)
+	file, versions, err := p.unmerged(ctx, clone, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -93,16 +99,32 @@ func (p *Plugin) Resolve(ctx context.Context, opts ResolveOptions) (*Resolution,
 	}
 	defer unlock()
 	sides := sidesOf(ctx, clone)
-	v, err := readStages(ctx, clone, file, stages, sides)
+	v, err := readStages(ctx, clone, s, versions, sides)
 	if err != nil {
 		return nil, err
 	}
-	merged, err := p.merge(ctx, clone, s, v, opts.Choices)
+	if err := s.checkChoices(v, opts.Choices); err != nil {
+		return nil, err
+	}
+	// First without a choice of keys, which tells what is in conflict at all.
+	merged, err := p.merge(ctx, clone, s, v, seal.Choices{Recipients: opts.Choices.Recipients})
 	if isKeyless(err) {
-		return nil, fmt.Errorf("%w\nWithout a key one whole version can be taken: git checkout --ours -- %s, or --theirs (ours is %s, theirs is %s), then git add it", err, quoted(file), sides.Ours, sides.Theirs)
+		return nil, fmt.Errorf("%w\nWithout the key, take one side whole: git checkout --ours -- %s (or --theirs), then git add it\nours is %s, theirs is %s", err, quoted(file), sides.Ours, sides.Theirs)
 	}
 	if err != nil {
 		return nil, err
+	}
+	var settled []string
+	for _, d := range merged.Decisions {
+		if key, err := manifest.ParseKey(d.What); err == nil && opts.Choices.Keys[key] != seal.Undecided || opts.Choices.Fields[d.What] != seal.Undecided {
+			continue // a person said so
+		}
+		settled = append(settled, d.What)
+	}
+	if c := opts.Choices; c.All != seal.Undecided || len(c.Keys) > 0 || len(c.Fields) > 0 {
+		if merged, err = p.merge(ctx, clone, s, v, c); err != nil {
+			return nil, err
+		}
 	}
 	if len(merged.Conflicts) > 0 && opts.Ask != nil {
 		choices := copyChoices(opts.Choices)
@@ -133,7 +155,51 @@ func (p *Plugin) Resolve(ctx context.Context, opts ResolveOptions) (*Resolution,
 	if _, err := clone.Run(ctx, "add", "--", file); err != nil {
 		return nil, fmt.Errorf("%s was written, but not added: %w", file, err)
 	}
-	return &Resolution{file, s.secret(), sides, merged}, nil
+	return &Resolution{file, s.secret(), sides, settled, merged}, nil
+}
+
+// checkChoices refuses choices about what no version has, with the name of what was
+// meant instead.
+func (s spot) checkChoices(v versions, choices seal.Choices) error {
+	var fields []*yaml.Node
+	keys := map[manifest.Key]bool{}
+	for _, data := range [][]byte{v.base, v.ours, v.theirs} {
+		m, err := manifest.Parse(s.rel, data)
+		if err != nil || !m.Kind.IsSecret() {
+			continue
+		}
+		fields = append(fields, m.Node())
+		for _, e := range m.Secret.Entries {
+			keys[e.Key] = true
+		}
+	}
+	if len(keys) == 0 { // the merge says what is wrong with the versions
+		return nil
+	}
+	for key, choice := range choices.Keys {
+		switch {
+		case keys[key]:
+		case slices.ContainsFunc(fields, func(n *yaml.Node) bool { return hasField(n, key.String()) }):
+			return fmt.Errorf("%s is a field that is not sealed, and no key: choose with --field %[1]s=%s", key, choice)
+		default:
+			return fmt.Errorf("no side of %s has a key %s; there is nothing to choose", clean(s.path), key)
+		}
+	}
+	return nil
+}
+
+// hasField looks for a dotted path.
+func hasField(n *yaml.Node, path string) bool {
+	name, rest, deeper := strings.Cut(path, ".")
+	if n.Kind != yaml.MappingNode {
+		return false
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			return !deeper || hasField(n.Content[i+1], rest)
+		}
+	}
+	return false
 }
 
 func copyChoices(c seal.Choices) seal.Choices {
@@ -152,19 +218,9 @@ func (p *Plugin) unmerged(ctx context.Context, clone *gitcmd.Clone, opts Resolve
 	if clone.Bare() {
 		return "", nil, errors.New("a bare repository has no work tree, and nothing in conflict")
 	}
-	out, err := clone.Run(ctx, "ls-files", "-u", "-z", "--full-name")
+	all, err := stages(ctx, clone)
 	if err != nil {
 		return "", nil, err
-	}
-	all := map[string]map[string]stage{}
-	for record := range bytes.SplitSeq(out, []byte{0}) {
-		head, file, _ := strings.Cut(string(record), "\t")
-		if f := strings.Fields(head); len(f) == 3 {
-			if all[file] == nil {
-				all[file] = map[string]stage{}
-			}
-			all[file][f[2]] = stage{f[2], f[1], gitcmd.Mode(f[0])}
-		}
 	}
 	what := opts.File
 	var found []string
@@ -205,16 +261,95 @@ func (p *Plugin) unmerged(ctx context.Context, clone *gitcmd.Clone, opts Resolve
 	return found[0], all[found[0]], nil
 }
 
-func readStages(ctx context.Context, clone *gitcmd.Clone, file string, stages map[string]stage, sides Sides) (versions, error) {
+// stages lists every file that git has in conflict, with its stages by number.
+func stages(ctx context.Context, clone *gitcmd.Clone) (map[string]map[string]stage, error) {
+	out, err := clone.Run(ctx, "ls-files", "-u", "-z", "--full-name")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]map[string]stage{}
+	for record := range bytes.SplitSeq(out, []byte{0}) {
+		head, file, _ := strings.Cut(string(record), "\t")
+		if f := strings.Fields(head); len(f) == 3 {
+			if all[file] == nil {
+				all[file] = map[string]stage{}
+			}
+			all[file][f[2]] = stage{f[2], f[1], gitcmd.Mode(f[0])}
+		}
+	}
+	return all, nil
+}
+
+// InConflict is one secret that git lists as in conflict.
+type InConflict struct {
+	Secret string
+	Keys   []manifest.Key // of every version of its files
+}
+
+// Conflicts are the secrets that Resolve could be asked about, in the order of their
+// names.
+func (p *Plugin) Conflicts(ctx context.Context) ([]InConflict, error) {
+	clone, err := gitcmd.Open(ctx, p.Dir)
+	if err != nil || clone.Bare() {
+		return nil, err
+	}
+	all, err := stages(ctx, clone)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	blobs, err := clone.Blobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = blobs.Close() }()
+	found := map[string]*InConflict{}
+	for file, versions := range all {
+		s, err := locate(clone, file)
+		if err != nil {
+			continue
+		}
+		c := found[s.secret()]
+		if c == nil {
+			c = &InConflict{Secret: s.secret()}
+			found[s.secret()] = c
+		}
+		for _, st := range versions {
+			data, err := blobs.Read(st.blob, manifest.MaxSize)
+			if err != nil {
+				return nil, err
+			}
+			m, err := manifest.Parse(s.rel, data)
+			if err != nil || !m.Kind.IsSecret() {
+				continue
+			}
+			for _, e := range m.Secret.Entries {
+				if !slices.Contains(c.Keys, e.Key) {
+					c.Keys = append(c.Keys, e.Key)
+				}
+			}
+		}
+	}
+	var out []InConflict
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, *found[name])
+	}
+	return out, nil
+}
+
+func readStages(ctx context.Context, clone *gitcmd.Clone, s spot, stages map[string]stage, sides Sides) (versions, error) {
 	var v versions
-	remedy := fmt.Sprintf("git rm %s removes it, git add %[1]s keeps what the work tree has", quoted(file))
+	file := s.path
+	gone := ""
 	switch {
 	case stages["2"].blob == "" && stages["3"].blob == "":
-		return v, fmt.Errorf("%s was renamed or removed on both sides; %s", clean(file), remedy)
+		return v, fmt.Errorf("%s was renamed or removed on both sides; git rm %s removes it, git add %[2]s keeps what the work tree has", clean(file), quoted(file))
 	case stages["2"].blob == "":
-		return v, fmt.Errorf("%s was removed on our side (%s) and changed on theirs (%s), so there is nothing to merge by key: %s", clean(file), sides.Ours, sides.Theirs, remedy)
+		gone = "our"
 	case stages["3"].blob == "":
-		return v, fmt.Errorf("%s was changed on our side (%s) and removed on theirs (%s), so there is nothing to merge by key: %s", clean(file), sides.Ours, sides.Theirs, remedy)
+		gone = "their"
+	}
+	if gone != "" {
+		return v, removedError(ctx, clone, s, gone, sides)
 	}
 	blobs, err := clone.Blobs(ctx)
 	if err != nil {
@@ -236,18 +371,50 @@ func readStages(ctx context.Context, clone *gitcmd.Clone, file string, stages ma
 	return v, nil
 }
 
+// removedError says what to do about a file that one side removed (gone is our or
+// their) and the other changed. Splitting a secret removes its file, too.
+func removedError(ctx context.Context, clone *gitcmd.Clone, s spot, gone string, sides Sides) error {
+	changed := map[string]string{"our": "their", "their": "our"}[gone]
+	how := "removed"
+	if kept := s.otherForm(ctx, clone); kept != "" {
+		how = "replaced by " + clean(kept)
+	}
+	next := fmt.Sprintf("git rm %s drops what %s side changed; git add %[1]s keeps the file as the work tree has it", quoted(s.path), changed)
+	if how != "removed" {
+		next = fmt.Sprintf("git rm %s drops what %s side changed; set that again afterwards: sealward set %s KEY", quoted(s.path), changed, s.secret())
+	}
+	return fmt.Errorf("%s was changed on %s side and %s on %s side, so there is nothing to merge by key\n%s\nours is %s, theirs is %s", clean(s.path), changed, how, gone, next, sides.Ours, sides.Theirs)
+}
+
+// otherForm is where the index has the same secret in the other form, as parts or as
+// one file, "" where it has not.
+func (s spot) otherForm(ctx context.Context, clone *gitcmd.Clone) string {
+	dir := path.Dir(s.path)
+	tries := []string{path.Join(dir, s.place.Name.String()) + "/"}
+	if s.place.Part != "" {
+		tries = []string{dir + ".yaml", dir + ".json"}
+	}
+	for _, t := range tries {
+		if files, err := clone.Staged(ctx, t); err == nil && len(files) > 0 {
+			return t
+		}
+	}
+	return ""
+}
+
 // sidesOf says what is merged into what.
 func sidesOf(ctx context.Context, clone *gitcmd.Clone) Sides {
 	show := func(rev string) string {
 		out, err := clone.Run(ctx, "log", "-1", "--no-show-signature", "--format=%h %s", "--end-of-options", rev)
-		text := []rune(clean(strings.TrimSpace(string(out))))
-		if err != nil || len(text) == 0 {
+		id, subject, _ := strings.Cut(clean(strings.TrimSpace(string(out))), " ")
+		if err != nil || id == "" {
 			return "unknown"
 		}
-		if len(text) > 60 {
-			text = append(text[:57], []rune("...")...)
+		text := []rune(subject)
+		if len(text) > 50 {
+			text = append(text[:47], []rune("...")...)
 		}
-		return string(text)
+		return fmt.Sprintf("%s (%s)", id, string(text))
 	}
 	head := "HEAD"
 	if branch, err := clone.Branch(ctx); err == nil && branch != "" {
@@ -257,11 +424,11 @@ func sidesOf(ctx context.Context, clone *gitcmd.Clone) Sides {
 	picking := readState(clone, "CHERRY_PICK_HEAD")
 	switch commit := rebasing(clone); {
 	case commit != "":
-		return Sides{"what the commit is applied to (" + show("HEAD") + ")", "the commit being applied (" + show(commit) + ")"}
+		return Sides{"what the commit is applied to, " + show("HEAD"), "the commit being applied, " + show(commit)}
 	case merging != "":
-		return Sides{head, "what is merged (" + show(merging) + ")"}
+		return Sides{head, show(merging)}
 	case picking != "":
-		return Sides{head, "the commit being picked (" + show(picking) + ")"}
+		return Sides{head, show(picking)}
 	}
 	return Sides{head, "the other side"}
 }
