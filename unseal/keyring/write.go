@@ -135,7 +135,9 @@ func (k *Keyring) change(ws manifest.Workspace, edit func(text []byte) ([]byte, 
 		if plain, err = decryptAge(data, passphrase); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		reseal = func(text []byte) ([]byte, error) { return EncryptWithPassphrase(text, passphrase, isArmored(data), k.work) }
+		reseal = func(text []byte) ([]byte, error) {
+			return EncryptWithPassphrase(text, passphrase, isArmored(data), k.work)
+		}
 	}
 	text, err := edit(plain)
 	if err != nil {
