@@ -347,17 +347,24 @@ func (w *work) locate(path string) (manifest.Place, bool, error) {
 	return manifest.Locate(rel)
 }
 
+// trees are those of the parent and of the commit; close both.
+func (w *work) trees(ctx context.Context) (before, after *review.Tree, err error) {
+	if before, err = w.repo.At(ctx, w.out.Parent); err != nil {
+		return nil, nil, err
+	}
+	if after, err = w.repo.At(ctx, w.out.Commit); err != nil {
+		before.Close()
+	}
+	return before, after, err
+}
+
 // check has review's word on the commit before anybody else sees it.
 func (w *work) check(ctx context.Context) error {
-	before, err := w.repo.At(ctx, w.out.Parent)
+	before, after, err := w.trees(ctx)
 	if err != nil {
 		return err
 	}
 	defer before.Close()
-	after, err := w.repo.At(ctx, w.out.Commit)
-	if err != nil {
-		return err
-	}
 	defer after.Close()
 	report, err := w.repo.Check(ctx, after, review.CheckOptions{Base: before, Now: w.now, AllowUnbound: w.tree.AllowUnbound})
 	if err != nil {
@@ -380,15 +387,11 @@ func (w *work) check(ctx context.Context) error {
 
 // describe makes the commit again, with a message that says what it changes.
 func (w *work) describe(ctx context.Context) error {
-	before, err := w.repo.At(ctx, w.out.Parent)
+	before, after, err := w.trees(ctx)
 	if err != nil {
 		return err
 	}
 	defer before.Close()
-	after, err := w.repo.At(ctx, w.out.Commit)
-	if err != nil {
-		return err
-	}
 	defer after.Close()
 	diff, err := w.repo.Diff(ctx, before, after, review.DiffOptions{Ring: w.opts.Ring})
 	if err != nil {
