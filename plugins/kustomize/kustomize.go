@@ -26,6 +26,7 @@ const (
 const (
 	NeedsHashAnnotation = "kustomize.config.k8s.io/needs-hash"
 	BehaviorAnnotation  = "kustomize.config.k8s.io/behavior"
+	functionAnnotation  = "config.kubernetes.io/function"
 	// PlaceholderAnnotation marks an object whose values are not the real ones.
 	PlaceholderAnnotation = Group + "/placeholder"
 )
