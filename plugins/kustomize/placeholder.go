@@ -14,10 +14,12 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal"
 )
 
 // maxPlaceholder bounds a dummy value, in bytes: what a build of placeholders is
@@ -31,6 +33,64 @@ const maxPlaceholder = 4 << 10
 type placeholder struct {
 	file string // relative to the tree, with slashes
 	kind string // type of the Secret, "" where it is not known
+}
+
+// placeholders is unseal.Open with dummies.
+func placeholders(m *manifest.Manifest) (*unseal.Opened, error) {
+	p := placeholder{file: m.File, kind: string(m.Secret.Type)}
+	values, err := seal.PlaceholderValues(m, func(l seal.Leaf) []byte { return p.value(l.Path[len(l.Path)-1], l.Size) })
+	if err != nil {
+		return nil, err
+	}
+	return &unseal.Opened{Manifest: m, Values: values, Bound: m.Secret.Binding != ""}, nil
+}
+
+// placeholderText is unseal.OpenText with dummies.
+func placeholderText(file string, data []byte) ([]byte, error) {
+	if !seal.IsDocument(file) {
+		return placeholderBinary(file, data)
+	}
+	d, err := seal.LoadDocument(file, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Fill(placeholder{file: file}.field); err != nil {
+		return nil, err
+	}
+	return d.Text()
+}
+
+// placeholderObjects is unseal.OpenObjects with dummies.
+func placeholderObjects(file string, data []byte) ([]*yaml.Node, error) {
+	d, err := seal.LoadDocument(file, data)
+	if err != nil {
+		return nil, err
+	}
+	p, hidden := placeholder{file: file}, ""
+	err = d.Fill(func(l seal.Leaf) []byte {
+		switch l.Path[0] {
+		case "apiVersion", "kind", "metadata", "type":
+			hidden = l.Path[0]
+		}
+		return p.objectField(l)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case hidden != "":
+		return nil, &manifest.Error{File: file, Field: hidden, Msg: "is sealed, so that nobody without a key can tell what object this is; seal the values only (encrypted_regex: ^(data|stringData)$)"}
+	}
+	return d.Objects()
+}
+
+// placeholderBinary is unseal.OpenBinary with dummies.
+func placeholderBinary(file string, data []byte) ([]byte, error) {
+	return seal.PlaceholderBinary(file, data, placeholder{file: file}.field)
+}
+
+// placeholderDotenv is unseal.OpenDotenv with dummies.
+func placeholderDotenv(file string, data []byte) ([]seal.Value, error) {
+	return seal.PlaceholderDotenv(file, data, placeholder{file: file}.field)
 }
 
 // value makes the dummy for a key of a Secret; size is that of the sealed value.
@@ -56,23 +116,18 @@ func (p placeholder) value(key string, size int) []byte {
 	return []byte(p.text(key, size))
 }
 
-// manifestDummy is for PlaceholderValues.
-func (p placeholder) manifestDummy(l seal.Leaf) []byte {
-	return p.value(l.Path[len(l.Path)-1], l.Size)
-}
-
-// textDummy is for fields of files that are no manifests.
-func (p placeholder) textDummy(l seal.Leaf) []byte {
+// field makes a dummy for a field of a file that is no manifest.
+func (p placeholder) field(l seal.Leaf) []byte {
 	return []byte(p.text(strings.Join(l.Path, "."), l.Size))
 }
 
-// objectDummy is for Kubernetes objects: values of a Secret's data get their shape,
-// as base64.
-func (p placeholder) objectDummy(l seal.Leaf) []byte {
+// objectField makes one for a field of a Kubernetes object: values of a Secret's data
+// get their shape, as base64.
+func (p placeholder) objectField(l seal.Leaf) []byte {
 	isSecret := l.Clear("apiVersion") == "v1" && l.Clear("kind") == "Secret"
 	p.kind = l.Clear("type")
 	if len(l.Path) != 2 {
-		return p.textDummy(l)
+		return p.field(l)
 	}
 	key := l.Path[1]
 	switch section := l.Path[0]; {
@@ -81,7 +136,7 @@ func (p placeholder) objectDummy(l seal.Leaf) []byte {
 	case isSecret && section == "stringData":
 		return p.value(key, l.Size)
 	}
-	return p.textDummy(l)
+	return p.field(l)
 }
 
 func (p placeholder) seed(key string) []byte {
