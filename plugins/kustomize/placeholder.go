@@ -31,13 +31,14 @@ const maxPlaceholder = 4 << 10
 // program parses, and otherwise text as long as the sealed one. They are made of a
 // hash of public names and protect nothing.
 type placeholder struct {
-	file string // relative to the tree, with slashes
+	file string // relative to the tree, with slashes; of a manifest, what it names
 	kind string // type of the Secret, "" where it is not known
 }
 
 // placeholders is unseal.Open with dummies.
 func placeholders(m *manifest.Manifest) (*unseal.Opened, error) {
-	p := placeholder{file: m.File, kind: string(m.Secret.Type)}
+	// Not by file: a certificate and its key may stand in two parts of one secret.
+	p := placeholder{file: m.Workspace.String() + "/" + m.Name.String(), kind: string(m.Secret.Type)}
 	values, err := seal.PlaceholderValues(m, func(l seal.Leaf) []byte { return p.value(l.Path[len(l.Path)-1], l.Size) })
 	if err != nil {
 		return nil, err
