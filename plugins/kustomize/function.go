@@ -297,23 +297,21 @@ func (f *Function) source(config []byte) (file string, line int, text []byte) {
 		return rel, data
 	}
 	for _, name := range []string{"kustomization.yaml", "kustomization.yml", "Kustomization"} {
-		_, data := read(name)
-		var k struct {
-			Generators []string `yaml:"generators"`
-		}
+		rel, data := read(name)
+		var k struct{ Generators, Transformers []yaml.Node }
 		if data == nil || yaml.Unmarshal(data, &k) != nil {
 			continue
 		}
-		for _, entry := range k.Generators {
-			if strings.Contains(entry, "\n") { // stands in the kustomization itself
-				continue
+		for _, entry := range append(k.Generators, k.Transformers...) {
+			at, line, text := rel, entry.Line+1, []byte(entry.Value) // stands in the kustomization itself
+			if !strings.Contains(entry.Value, "\n") {
+				line = 1
+				at, text = read(entry.Value)
 			}
-			rel, data := read(entry)
-			line := 1
-			for doc := range bytes.SplitAfterSeq(data, []byte("\n---")) {
+			for doc := range bytes.SplitAfterSeq(text, []byte("\n---")) {
 				body := bytes.TrimSuffix(doc, []byte("---"))
 				if got := meaning(body); got != nil && reflect.DeepEqual(got, want) {
-					return rel, line, body
+					return at, line, body
 				}
 				line += bytes.Count(doc, []byte("\n"))
 			}

@@ -143,6 +143,23 @@ func TestFunctionRefuses(t *testing.T) {
 	}
 }
 
+// Errors name the generator's place in the tree, which kustomize does not tell: in a
+// file, in the kustomization itself, or, where it was changed on its way, none.
+func TestFunctionNamesTheSource(t *testing.T) {
+	w := shop(t)
+	config := generator + "files: [gone.yaml]\n"
+	w.write("overlays/prod/kustomization.yaml", "generators:\n- |\n  "+strings.ReplaceAll(strings.TrimSpace(config), "\n", "\n  ")+"\n")
+	for config, want := range map[string]string{
+		config: "overlays/prod/kustomization.yaml:6: overlays/prod/gone.yaml: does not exist",
+		strings.Replace(config, "{name: all}", "{name: all, annotations: {config.kubernetes.io/local-config: 'true'}}", 1): "overlays/prod/kustomization.yaml:6: ",
+		strings.Replace(config, "name: all", "name: pre-all", 1):                                                           "functionConfig:4: overlays/prod/gone.yaml: does not exist",
+	} {
+		if _, _, err := w.function(w.unsealer(), "overlays/prod", list(config)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // What kustomize's older exec plugins print is a stream, or nothing.
 func TestFunctionGenerate(t *testing.T) {
 	w := shop(t)
