@@ -13,8 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealward/sealward/plugins/kustomize"
-	"github.com/sealward/sealward/seal/manifest"
-	"github.com/sealward/sealward/unseal/keyring"
 )
 
 // unsealFlags are what builds are told of sealed files, by flags or, where kustomize
@@ -50,20 +48,13 @@ func (a *app) unsealer(c *cobra.Command, f unsealFlags) (*kustomize.Unsealer, er
 	if f.workspace == "" {
 		f.workspace = a.Getenv("SEALWARD_WORKSPACE")
 	}
-	u := &kustomize.Unsealer{AllowUnbound: f.allowUnbound, Placeholders: f.placeholders}
+	u := &kustomize.Unsealer{Ring: a.rings(), AllowUnbound: f.allowUnbound, Placeholders: f.placeholders}
 	if f.workspace != "" {
 		ws, err := scopeArg(f.workspace)
 		if err != nil {
 			return nil, err
 		}
 		u.Workspace = ws
-	}
-	u.Ring = func(ws manifest.Workspace) (*keyring.Ring, error) {
-		k, err := a.openKeyring()
-		if err != nil {
-			return nil, err
-		}
-		return k.Ring(ws)
 	}
 	return u, nil
 }
