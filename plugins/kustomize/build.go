@@ -14,7 +14,9 @@ import (
 	"slices"
 	"strings"
 
+	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/provenance"
 	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/api/types"
@@ -108,11 +110,27 @@ func (f *buildFS) run() (resmap.ResMap, error) {
 		if err := f.check(res); err != nil {
 			return nil, err
 		}
+		if err := claimVersion(res); err != nil {
+			return nil, err
+		}
 		if err := f.restoreOrigin(res); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
+}
+
+// kustomizeVersion is the release of kustomize whose packages this program has.
+const kustomizeVersion = "v5.8.1"
+
+// claimVersion has the label that buildMetadata: [managedByLabel] asks for name that
+// release, as the real one does; kustomize's packages name the program around them.
+func claimVersion(res *resource.Resource) error {
+	labels := res.GetLabels(konfig.ManagedbyLabelKey)
+	if labels[konfig.ManagedbyLabelKey] != "kustomize-"+provenance.GetProvenance().Semver() {
+		return nil
+	}
+	return res.PipeE(kyaml.SetLabel(konfig.ManagedbyLabelKey, "kustomize-"+kustomizeVersion))
 }
 
 // errLeft: the output holds what should have been unsealed.

@@ -54,9 +54,8 @@ type source struct {
 
 // made is an object and who made it, to tell which two made one name.
 type made struct {
-	kind, name, namespace string
-	behavior              string
-	by                    string
+	kind, name string
+	by         string
 }
 
 func newBuildFS(ctx context.Context, dir string, u *Unsealer, opts BuildOptions) *buildFS {

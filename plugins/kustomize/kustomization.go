@@ -2,11 +2,11 @@ package kustomize
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -342,28 +342,42 @@ func (r *rewriting) resource(entry *string) error {
 		return nil
 	}
 	docs := split(shown(file), 1, data)
+	sealed := 0
 	for _, d := range docs {
-		switch {
-		case d.ours():
+		if d.ours() {
 			return fmt.Errorf("%s: %s %s is a generator, which makes nothing among resources: list it under generators: of %s", d.at(), d.head.Kind, d.head.Metadata.Name, r.file)
-		case !d.sealed():
-		case len(docs) > 1:
-			return fmt.Errorf("%s: a sealed object stands in a file with others, which nothing can verify it in: give it a file of its own", d.at())
-		case d.head.APIVersion != "v1" || d.head.Kind != "Secret":
-			return fmt.Errorf("%s: is a sealed %s; among resources only a v1 Secret is unsealed: list it under files: of a generator of kind %s (%s)", d.at(), d.head.Kind, KSOPSKind, KSOPSVersion)
-		default:
-			j := &job{source: source{shown: d.file, origin: *entry}}
-			path := *entry
-			j.run = func() ([]*Object, error) { return r.u.Resource(r.ctx, r.root, path) }
-			r.jobs = append(r.jobs, j)
-			r.resources = append(r.resources, func() {
-				*entry = r.add(r.root, writeObjects(j.objects), j.source)
-				for _, o := range j.objects {
-					r.made = append(r.made, made{o.Kind, o.Name, o.Namespace, "", j.source.shown})
-				}
-			})
+		}
+		if d.sealed() {
+			sealed++
 		}
 	}
+	switch {
+	case sealed == 0:
+		return nil
+	case sealed < len(docs):
+		return fmt.Errorf("%s: sealed objects stand in a file with others, where nothing can verify them: give each a file of its own", shown(file))
+	case docs[0].head.APIVersion == "":
+		return fmt.Errorf("%s: is a sealed secret of a workspace, and no object of Kubernetes: name it in a generator of kind %s", shown(file), Kind)
+	}
+	j := &job{source: source{shown: shown(file), origin: *entry}}
+	path := *entry
+	j.run = func() ([]*Object, error) {
+		objects, err := r.u.Resource(r.ctx, r.root, path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: resources: %w", r.file, err)
+		}
+		for _, o := range objects {
+			o.ignoreOptions()
+		}
+		return objects, nil
+	}
+	r.jobs = append(r.jobs, j)
+	r.resources = append(r.resources, func() {
+		*entry = r.add(r.root, writeObjects(j.objects, base64.StdEncoding.EncodeToString), j.source)
+		for _, o := range j.objects {
+			r.made = append(r.made, made{o.Kind, o.Name, j.source.shown})
+		}
+	})
 	return nil
 }
 
@@ -448,23 +462,14 @@ func (r *rewriting) generate(d *document, path string) {
 	r.jobs = append(r.jobs, d.job)
 }
 
-// unseal runs all jobs of the kustomization, some at a time, and finds two that make one
+// unseal runs all jobs of the kustomization, and finds two that make one
 // object.
 func (r *rewriting) unseal() []error {
-	next := make(chan *job)
-	var workers sync.WaitGroup
-	for range min(len(r.jobs), 2*runtime.GOMAXPROCS(0)) {
-		workers.Go(func() {
-			for j := range next {
-				j.objects, j.err = j.run()
-			}
-		})
-	}
+	var running sync.WaitGroup
 	for _, j := range r.jobs {
-		next <- j
+		running.Go(func() { j.objects, j.err = j.run() }) // the unsealer bounds how many do something
 	}
-	close(next)
-	workers.Wait()
+	running.Wait()
 	var errs []error
 	type id struct{ kind, namespace, name string }
 	seen := map[id]string{}

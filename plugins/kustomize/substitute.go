@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -30,15 +29,17 @@ func (f *buildFS) generated(o *Object) bool {
 func (r *rewriting) asResources(j *job) ([]byte, error) {
 	var out []*Object
 	for _, o := range j.objects {
-		if o.Other != nil && o.Behavior != "" && o.Behavior != "create" {
-			return nil, fmt.Errorf("%s: behavior: %s is for Secrets and ConfigMaps; the %s %s can only be created", j.source.shown, o.Behavior, o.Kind, o.Name)
+		if o.Other != nil {
+			if err := o.takeOptions(); err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", j.source.shown, o.From, err)
+			}
 		}
-		r.made = append(r.made, made{o.Kind, o.Name, o.Namespace, o.Behavior, j.source.shown})
+		r.made = append(r.made, made{o.Kind, o.Name, j.source.shown})
 		if !r.generated(o) {
 			out = append(out, o)
 		}
 	}
-	return writeObjects(out), nil
+	return writeObjects(out, base64Lines), nil
 }
 
 // asGenerator writes an object as a generator of kustomize's own, its values as virtual
@@ -49,8 +50,8 @@ func (r *rewriting) asGenerator(j *job, o *Object) ([]byte, error) {
 	}
 	var files []any
 	for _, key := range slices.Sorted(maps.Keys(o.Data)) {
-		if o.Kind == "ConfigMap" && o.Binary[key] && utf8.Valid(o.Data[key]) {
-			return nil, fmt.Errorf("%s: %s: ConfigMap %s: %s is text in binaryData, which cannot be merged or kept in order: move it to data", j.source.shown, o.From, o.Name, key)
+		if o.Binary[key] {
+			return nil, fmt.Errorf("%s: %s: ConfigMap %s has binaryData, which sealward build can only create: it takes no behavior: merge or replace, and no sortOptions: fifo", j.source.shown, o.From, o.Name)
 		}
 		files = append(files, key+"="+r.add(r.root, o.Data[key], source{shown: o.From}))
 	}
@@ -72,26 +73,57 @@ func (r *rewriting) asGenerator(j *job, o *Object) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func writeObjects(objects []*Object) []byte {
+// writeObjects writes objects as a YAML stream; encode writes the values of Secrets.
+func writeObjects(objects []*Object, encode func([]byte) string) []byte {
 	var b bytes.Buffer
 	for i, o := range objects {
 		if i > 0 {
 			b.WriteString("\n---\n")
 		}
-		o.write(&b)
+		o.write(&b, encode)
 	}
 	return b.Bytes()
 }
 
-// write writes the object as kustomize's own generators would have made it.
-func (o *Object) write(b *bytes.Buffer) {
-	if o.Other != nil {
-		other := o.Other.Copy()
-		if o.NeedsHash {
-			// It fails only for what is no object, which it was when it was read.
-			_ = other.PipeE(yaml.SetAnnotation(needsHash, "enabled"))
+// takeOptions does for an object of another kind what kustomize does with the
+// annotations of what a generator makes.
+func (o *Object) takeOptions() error {
+	needs, behavior, err := takeOptions(o.Other.GetAnnotations())
+	switch {
+	case err != nil:
+		return err
+	case behavior != "" && behavior != "create":
+		return fmt.Errorf("behavior: %s is for Secrets and ConfigMaps; the %s %s can only be created", behavior, o.Kind, o.Name)
+	}
+	for _, name := range []string{NeedsHashAnnotation, BehaviorAnnotation} {
+		if err := o.Other.PipeE(yaml.ClearAnnotation(name)); err != nil {
+			return err
 		}
-		b.WriteString(other.MustString())
+	}
+	if needs != nil && *needs {
+		return o.Other.PipeE(yaml.SetAnnotation(needsHash, "enabled"))
+	}
+	return nil
+}
+
+// ignoreOptions gives an object its annotations back: kustomize's options are for what
+// generators make, not for resources.
+func (o *Object) ignoreOptions() {
+	options := map[string]string{}
+	if o.NeedsHash {
+		options[NeedsHashAnnotation] = "true"
+	}
+	if o.Behavior != "" {
+		options[BehaviorAnnotation] = o.Behavior
+	}
+	o.Annotations = merged(o.Annotations, options)
+	o.NeedsHash, o.Behavior = false, ""
+}
+
+// write writes the object as kustomize's own generators would have made it.
+func (o *Object) write(b *bytes.Buffer, encode func([]byte) string) {
+	if o.Other != nil {
+		b.WriteString(o.Other.MustString())
 		return
 	}
 	meta := map[string]any{"name": o.Name}
@@ -113,9 +145,9 @@ func (o *Object) write(b *bytes.Buffer) {
 	for key, v := range o.Data {
 		switch {
 		case o.Kind == "Secret":
-			data[key] = base64Lines(v)
-		case o.Binary[key] || !utf8.Valid(v):
-			binary[key] = base64Lines(v)
+			data[key] = encode(v)
+		case o.Binary[key]:
+			binary[key] = base64.StdEncoding.EncodeToString(v)
 		default:
 			data[key] = string(v)
 		}
