@@ -156,13 +156,11 @@ func (f *buildFS) rewrite(root, file string, data []byte) ([]byte, error) {
 		if j.source.generator == nil {
 			continue
 		}
-		text, err := r.asResources(j)
+		names, err := r.asResources(j)
 		if err != nil {
 			return nil, err
 		}
-		if len(text) > 0 {
-			k.Resources = append(k.Resources, r.add(r.root, text, j.source))
-		}
+		k.Resources = append(k.Resources, names...)
 	}
 	if reflect.DeepEqual(k, types.Kustomization{TypeMeta: k.TypeMeta}) {
 		// Its generators made nothing, which kustomize takes; an empty file it does not.
@@ -224,6 +222,8 @@ func (r *rewriting) check(field, at string, d *document) error {
 		return fmt.Errorf("%s: %s %s makes objects, which only a generator can: list it under generators:", d.at(), h.Kind, h.Metadata.Name)
 	case d.ours() || h.APIVersion == "" || h.APIVersion == konfig.BuiltinPluginApiVersion:
 		return nil
+	case strings.HasSuffix(h.Kind, "List"):
+		return nil // kustomize looks inside, and refuses what is not its own
 	case strings.HasPrefix(h.APIVersion, Group+"/"):
 		return fmt.Errorf("%s: %s %s is no generator of sealward: %s with %s", d.at(), h.APIVersion, h.Kind, APIVersion, Kind)
 	case !r.opts.Plugins:

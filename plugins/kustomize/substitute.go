@@ -25,8 +25,10 @@ func (f *buildFS) generated(o *Object) bool {
 	return o.Other == nil && (f.ordered || o.Behavior == "merge" || o.Behavior == "replace")
 }
 
-// asResources writes the objects of a generator that become resources.
-func (r *rewriting) asResources(j *job) ([]byte, error) {
+// asResources makes virtual files of the objects of a generator that become resources,
+// and returns their names. kustomize compares each object of a file with each other, so
+// they are small.
+func (r *rewriting) asResources(j *job) ([]string, error) {
 	var out []*Object
 	for _, o := range j.objects {
 		if o.Other != nil {
@@ -39,7 +41,11 @@ func (r *rewriting) asResources(j *job) ([]byte, error) {
 			out = append(out, o)
 		}
 	}
-	return writeObjects(out, base64Lines), nil
+	var names []string
+	for some := range slices.Chunk(out, 32) {
+		names = append(names, r.add(r.root, writeObjects(some, base64Lines), j.source))
+	}
+	return names, nil
 }
 
 // asGenerator writes an object as a generator of kustomize's own, its values as virtual
