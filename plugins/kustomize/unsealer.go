@@ -428,7 +428,7 @@ func (s *site) source(e SourceEntry, fallback manifest.Workspace) (*Object, erro
 		if err != nil {
 			return nil, err
 		}
-		values, err := openForeign(s, rel, data, s.workspaceOf(rel, fallback), unseal.OpenDotenv, placeholderDotenv)
+		values, err := s.env(rel, data, s.workspaceOf(rel, fallback), e.QuotedEnvs)
 		if err != nil {
 			return nil, err
 		}
@@ -440,6 +440,17 @@ func (s *site) source(e SourceEntry, fallback manifest.Workspace) (*Object, erro
 		o.From = rel
 	}
 	return s.finish(o, e.Target)
+}
+
+func (s *site) env(rel string, data []byte, ws manifest.Workspace, quoted bool) ([]seal.Value, error) {
+	if !quoted {
+		return openForeign(s, rel, data, ws, unseal.OpenDotenv, placeholderDotenv)
+	}
+	text, err := openForeign(s, rel, data, ws, unseal.OpenText, placeholderText)
+	if err != nil {
+		return nil, err
+	}
+	return quotedEnv(rel, text)
 }
 
 func (s *site) readSource(f SourceFile) (rel string, data []byte, err error) {
