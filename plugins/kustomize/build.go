@@ -130,7 +130,10 @@ func claimVersion(res *resource.Resource) error {
 	if labels[konfig.ManagedbyLabelKey] != "kustomize-"+provenance.GetProvenance().Semver() {
 		return nil
 	}
-	return res.PipeE(kyaml.SetLabel(konfig.ManagedbyLabelKey, "kustomize-"+kustomizeVersion))
+	if res.PipeE(kyaml.SetLabel(konfig.ManagedbyLabelKey, "kustomize-"+kustomizeVersion)) != nil {
+		return errPrint(res)
+	}
+	return nil
 }
 
 // errLeft: the output holds what should have been unsealed.

@@ -32,6 +32,7 @@ func TestBuildRefuses(t *testing.T) {
 		files   map[string]string
 		prepare func(*world)
 		opts    kustomize.BuildOptions
+		unbound bool
 		is      error
 		want    []string
 	}{
@@ -119,6 +120,9 @@ func TestBuildRefuses(t *testing.T) {
 		"without a binding": {files: map[string]string{kustomization: "resources: [web.yaml]\n"}, prepare: func(w *world) {
 			w.sops("overlays/prod/web.yaml", "shop", "^data$", sealedSecret)
 		}, is: seal.ErrUnbound, want: []string{"--allow-unbound"}},
+		"a suffix for another kind": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": generator + "files: [db.yaml]\n"}, prepare: func(w *world) {
+			w.sops("overlays/prod/db.yaml", "shop", "^data$", "apiVersion: example.com/v1\nkind: Database\nmetadata:\n    name: db\n    namespace: shop\n    annotations:\n        kustomize.config.k8s.io/needs-hash: \"true\"\ndata:\n    password: "+value+"\n")
+		}, unbound: true, want: []string{"gen.yaml:1): overlays/prod/db.yaml: a suffix for the name", "not for the Database db"}},
 		"another plugin": {files: map[string]string{kustomization: "generators: [gen.yaml, other.yaml]\n", "overlays/prod/gen.yaml": dbGenerator, "overlays/prod/other.yaml": "apiVersion: example.com/v1\nkind: Other\nmetadata: {name: o}\n"},
 			want: []string{"other.yaml:1: Other o is a plugin that kustomize would run", "--enable-alpha-plugins"}},
 		"another program": {files: map[string]string{kustomization: "transformers:\n" + indented("apiVersion: example.com/v1\nkind: Other\nmetadata:\n  name: o\n  annotations: {config.kubernetes.io/function: \"exec: {path: ./run}\"}\n")}, opts: kustomize.BuildOptions{Plugins: true},
@@ -139,7 +143,9 @@ func TestBuildRefuses(t *testing.T) {
 			if c.prepare != nil {
 				c.prepare(w)
 			}
-			built, err := kustomize.Build(context.Background(), w.path("overlays/prod"), w.unsealer(), c.opts)
+			u := w.unsealer()
+			u.AllowUnbound = c.unbound
+			built, err := kustomize.Build(context.Background(), w.path("overlays/prod"), u, c.opts)
 			if err == nil || built != nil {
 				text, _ := built.YAML()
 				t.Fatalf("built\n%s", text)

@@ -3,6 +3,7 @@ package kustomize
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -91,23 +92,23 @@ func writeObjects(objects []*Object, encode func([]byte) string) []byte {
 	return b.Bytes()
 }
 
-// takeOptions does for an object of another kind what kustomize does with the
-// annotations of what a generator makes.
+// takeOptions takes kustomize's options out of an object of another kind. What it cannot
+// do, it refuses: kustomize's hash of such an object is over annotations that only a
+// function's runner adds.
 func (o *Object) takeOptions() error {
 	needs, behavior, err := takeOptions(o.Other.GetAnnotations())
 	switch {
 	case err != nil:
 		return err
+	case needs != nil && *needs:
+		return fmt.Errorf("a suffix for the name (%s) is for Secrets and ConfigMaps, not for the %s %s", NeedsHashAnnotation, o.Kind, o.Name)
 	case behavior != "" && behavior != "create":
 		return fmt.Errorf("behavior: %s is for Secrets and ConfigMaps; the %s %s can only be created", behavior, o.Kind, o.Name)
 	}
 	for _, name := range []string{NeedsHashAnnotation, BehaviorAnnotation} {
-		if err := o.Other.PipeE(yaml.ClearAnnotation(name)); err != nil {
-			return err
+		if o.Other.PipeE(yaml.ClearAnnotation(name)) != nil {
+			return errors.New("its annotations cannot be read") // the error may repeat the object
 		}
-	}
-	if needs != nil && *needs {
-		return o.Other.PipeE(yaml.SetAnnotation(needsHash, "enabled"))
 	}
 	return nil
 }
