@@ -130,9 +130,9 @@ func TestBuildRefuses(t *testing.T) {
 		"another plugin in a list": {files: map[string]string{kustomization: "generators: [other.yaml]\n", "overlays/prod/other.yaml": "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: example.com/v1, kind: Other, metadata: {name: o}}\n"},
 			want: []string{"unable to load external plugin 'Other'", "a generator in a list of objects"}},
 		"a failure that shows a value": {files: map[string]string{kustomization: "generators: [gen.yaml]\npatches:\n- target: {kind: Secret}\n  patch: '[{\"op\": \"test\", \"path\": \"/data/password\", \"value\": \"other\"}]'\n", "overlays/prod/gen.yaml": dbGenerator},
-			want: []string{"test"}},
-		"a failure that only the value makes": {files: map[string]string{kustomization: "generators: [gen.yaml]\nresources: [config.yaml]\nreplacements:\n- source: {kind: Secret, fieldPath: data.password, options: {delimiter: 'H', index: 3}}\n  targets: [{select: {kind: ConfigMap}, fieldPaths: [data.x]}]\n", "overlays/prod/gen.yaml": dbGenerator, "overlays/prod/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {x: y}\n"},
-			want: []string{""}},
+			want: []string{"testing value /data/password failed"}},
+		"a failure that only the value makes": {files: map[string]string{kustomization: "generators: [gen.yaml]\nresources: [config.yaml]\nreplacements:\n- source: {kind: Secret, fieldPath: data.password, options: {delimiter: 'Y', index: 1}}\n  targets: [{select: {kind: ConfigMap}, fieldPaths: [data.x]}]\n", "overlays/prod/gen.yaml": dbGenerator, "overlays/prod/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {x: y}\n"},
+			want: []string{"its message is withheld"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := shop(t)
