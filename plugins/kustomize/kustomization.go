@@ -3,6 +3,7 @@ package kustomize
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -14,7 +15,6 @@ import (
 	yamlv3 "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/types"
-	"sigs.k8s.io/yaml"
 )
 
 // The lists of a kustomization that this package reads.
@@ -166,7 +166,24 @@ func (f *buildFS) rewrite(root, file string, data []byte) ([]byte, error) {
 		// Its generators made nothing, which kustomize takes; an empty file it does not.
 		k.MetaData = &types.ObjectMeta{Name: "kustomization"}
 	}
-	return yaml.Marshal(k)
+	return printKustomization(k)
+}
+
+// printKustomization writes a kustomization so that kustomize reads the same.
+func printKustomization(k types.Kustomization) ([]byte, error) {
+	text, err := json.Marshal(k)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	flow(&b, v)
+	return b.Bytes(), nil
 }
 
 // joinErrors joins the first few of many errors.

@@ -181,8 +181,8 @@ func addPairs(to map[string]any, name string, pairs map[string]string) {
 	to[name] = out
 }
 
-// flow writes a value as YAML on one line. Go's quotes are YAML's, and in ASCII nothing
-// is lost on the way through a parser.
+// flow writes a value as YAML on one line. Go's quotes are YAML's; in ASCII nothing is
+// refused or lost by a parser, as DEL is that other printers leave as it is.
 func flow(b *bytes.Buffer, v any) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -207,8 +207,10 @@ func flow(b *bytes.Buffer, v any) {
 		b.WriteByte(']')
 	case string:
 		quote(b, v)
+	case nil:
+		b.WriteString("null")
 	default:
-		fmt.Fprint(b, v) // a bool
+		fmt.Fprint(b, v) // true, false or a number
 	}
 }
 
