@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -18,12 +18,11 @@ import (
 )
 
 type buildOptions struct {
-	dir, format, out, scope string
-	loadRestrictor, verify  string
-	force, show             bool
-	placeholders, unbound   bool
-	plugins, exec, helm     bool
-	helmCommand             string
+	unsealFlags
+	dir, format, out, verify    string
+	force, show                 bool
+	plugins, exec, helm         bool
+	loadRestrictor, helmCommand string
 }
 
 // The values of --load-restrictor, which are kustomize's.
@@ -63,16 +62,18 @@ for its functions, and fails when the objects differ.`,
 			case o.exec && !o.plugins:
 				return usagef("--enable-exec allows nothing without --enable-alpha-plugins")
 			}
-			return a.build(c.Context(), o)
+			u, err := a.unsealer(c, o.unsealFlags)
+			if err != nil {
+				return err
+			}
+			return a.build(c.Context(), u, o)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.out, "out", "", "with -o dir: a folder that does not exist yet, or is empty")
 	f.BoolVar(&o.force, "force", false, "with -o dir: also into a Git work tree")
 	f.BoolVar(&o.show, "show-values", false, "print values to a terminal")
-	f.BoolVar(&o.placeholders, "placeholders", false, "the same objects with dummy values, without any key")
-	f.BoolVar(&o.unbound, "allow-unbound", false, "accept sealed files without a binding, as plain sops and KSOPS have them")
-	f.StringVarP(&o.scope, "workspace", "w", "", "workspace of sealed files that say nothing of theirs (default: public)")
+	o.unsealFlags.add(c)
 	f.StringVar(&o.loadRestrictor, "load-restrictor", restrictRoot, "as kustomize's: "+restrictNone+" lets kustomizations read files outside their folder")
 	f.BoolVar(&o.plugins, "enable-alpha-plugins", false, "as kustomize's: run functions in containers and plugins that are not sealward's; they see the values")
 	f.BoolVar(&o.exec, "enable-exec", false, "as kustomize's: run functions that are programs of this machine too")
@@ -86,16 +87,13 @@ for its functions, and fails when the objects differ.`,
 	return c
 }
 
-func (a *app) build(ctx context.Context, o buildOptions) error {
+func (a *app) build(ctx context.Context, u *kustomize.Unsealer, o buildOptions) error {
 	if o.format == "dir" {
-		if err := outsideGit(o.out, o.force || o.placeholders); err != nil {
+		if err := outsideGit(o.out, o.force || u.Placeholders); err != nil {
 			return err
 		}
 	}
-	u, err := a.unsealer(o.scope, o.placeholders, o.unbound)
-	if err != nil {
-		return err
-	}
+	u.Ring, u.Warn = a.rings(), a.notes()
 	opts := kustomize.BuildOptions{
 		AnyFolder: o.loadRestrictor == restrictNone, Plugins: o.plugins, Exec: o.exec, Helm: o.helm, HelmCommand: o.helmCommand,
 	}
@@ -107,7 +105,7 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 		return usagef("the output has values in the clear, and would go to a terminal: pipe it on, write it with -o dir --out DIR, look at --placeholders, or give --show-values")
 	}
 	if o.verify != "" {
-		if err := a.verifyBuild(ctx, built, o, opts); err != nil {
+		if err := a.verifyBuild(ctx, built, u, o, opts); err != nil {
 			return err
 		}
 	}
@@ -131,29 +129,13 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	return err
 }
 
-// unsealer is what unseals in builds; scope is the workspace of files that state none.
-func (a *app) unsealer(scope string, placeholders, unbound bool) (*kustomize.Unsealer, error) {
-	u := &kustomize.Unsealer{Ring: a.rings(), AllowUnbound: unbound, Placeholders: placeholders}
-	var mu sync.Mutex
-	u.Warn = func(text string) {
-		mu.Lock()
-		defer mu.Unlock()
-		fmt.Fprintln(a.Err, "warning:", clean(text))
-	}
-	if scope != "" {
-		ws, err := scopeArg(scope)
-		if err != nil {
-			return nil, err
-		}
-		u.Workspace = ws
-	}
-	return u, nil
-}
-
 // verifyBuild compares with a stock kustomize. The functions that it runs get by the
 // environment what this command was told by flags.
-func (a *app) verifyBuild(ctx context.Context, built *kustomize.Built, o buildOptions, opts kustomize.BuildOptions) error {
-	env := append(os.Environ(), "SEALWARD_WORKSPACE="+o.scope)
+func (a *app) verifyBuild(ctx context.Context, built *kustomize.Built, u *kustomize.Unsealer, o buildOptions, opts kustomize.BuildOptions) error {
+	env := append(os.Environ(),
+		"SEALWARD_WORKSPACE="+u.Workspace.String(),
+		"SEALWARD_PLACEHOLDERS="+strconv.FormatBool(u.Placeholders),
+		"SEALWARD_ALLOW_UNBOUND="+strconv.FormatBool(u.AllowUnbound))
 	if dir := cmp.Or(a.keyring, a.Getenv("SEALWARD_KEYRING")); dir != "" {
 		dir, err := filepath.Abs(dir) // functions run in the folder of the kustomization
 		if err != nil {
@@ -161,12 +143,7 @@ func (a *app) verifyBuild(ctx context.Context, built *kustomize.Built, o buildOp
 		}
 		env = append(env, "SEALWARD_KEYRING="+dir)
 	}
-	for name, on := range map[string]bool{"SEALWARD_PLACEHOLDERS": o.placeholders, "SEALWARD_ALLOW_UNBOUND": o.unbound} {
-		if on {
-			env = append(env, name+"=true")
-		}
-	}
-	found, err := built.Verify(ctx, o.dir, kustomize.Stock{Program: o.verify, Env: env, Options: opts, Placeholders: o.placeholders})
+	found, err := built.Verify(ctx, o.dir, kustomize.Stock{Program: o.verify, Env: env, Options: opts, Placeholders: u.Placeholders})
 	if err != nil {
 		return err
 	}

@@ -15,8 +15,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sealward/sealward/plugins/kustomize"
-	"github.com/sealward/sealward/seal/manifest"
-	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal/keyring"
 )
 
@@ -263,15 +261,21 @@ func (tr *tree) others(built *kustomize.Built, stream []byte) {
 	}
 }
 
-// function is the generator that stock kustomize runs.
+// function is what stock kustomize runs, as sealward kustomize is.
 func function() int {
 	k, err := keyring.Open(os.Getenv("SEALWARD_KEYRING"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	_ = manifest.Public
-	_ = workspace.RulesFile
-	u := &kustomize.Unsealer{Ring: k.Ring, AllowUnbound: os.Getenv("SEALWARD_ALLOW_UNBOUND") == "true"}
-	return shim(u)
+	dir, err := os.Getwd()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	f := &kustomize.Function{Unsealer: &kustomize.Unsealer{Ring: k.Ring, AllowUnbound: os.Getenv("SEALWARD_ALLOW_UNBOUND") == "true"}, Dir: dir}
+	if f.Run(context.Background(), os.Stdin, os.Stdout) != nil {
+		return 1 // the results say why
+	}
+	return 0
 }

@@ -377,6 +377,9 @@ func openForeign[T any](s *site, rel string, data []byte, ws manifest.Workspace,
 		return placeholder(rel, data)
 	}
 	if !s.allowUnbound() {
+		if err := looksSealed(rel, data); err != nil {
+			return opened, err
+		}
 		why := "; accept such files with --allow-unbound (SEALWARD_ALLOW_UNBOUND=true), or seal it with sealward seal --in-place --rebind"
 		if s.requiresBinding() {
 			why = ", and sealward.yaml requires one; seal it with sealward seal --in-place --rebind"
@@ -391,6 +394,18 @@ func openForeign[T any](s *site, rel string, data []byte, ws manifest.Workspace,
 		s.warnUnbound(rel)
 	}
 	return opened, err
+}
+
+// looksSealed fails for a file that sops did not seal, in any of its ways.
+func looksSealed(rel string, data []byte) error {
+	_, err := seal.LoadBinary(rel, data)
+	if seal.IsDocument(rel) {
+		_, err = seal.LoadDocument(rel, data)
+	}
+	if _, asEnv := seal.LoadDotenv(rel, data); asEnv == nil {
+		return nil
+	}
+	return err
 }
 
 // source makes one Secret of sealed files that are no manifests.
