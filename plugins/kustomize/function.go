@@ -76,7 +76,7 @@ func (f *Function) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	}
 	made, failed := f.process(ctx, list)
-	items := append(slices.Clip(list.items), made...)
+	items := append(slices.DeleteFunc(slices.Clone(list.items), list.isConfig), made...)
 	if failed != nil {
 		items = nil
 		results = append(results, resultsOf(failed, list.reference())...)
@@ -228,6 +228,14 @@ func readResourceList(in io.Reader) (*resourceList, error) {
 		}
 	}
 	return list, nil
+}
+
+// isConfig tells the functionConfig among the items, where kustomize puts it for
+// generators. Left there it would become a resource, and a second generator of that name
+// in another kustomization of the build a conflict.
+func (l *resourceList) isConfig(item *yaml.RNode) bool {
+	return l.config != nil && item.GetAnnotations()[transformedAnnotation] == "" && IsGenerator(item.GetApiVersion(), item.GetKind()) &&
+		item.GetKind() == l.config.GetKind() && item.GetName() == l.config.GetName()
 }
 
 // reference names the functionConfig in results.
