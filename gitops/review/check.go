@@ -77,6 +77,9 @@ type checker struct {
 	secrets  map[secretID][]secretFile
 	bindings map[string]placed // by the sealed binding
 	hasSops  map[string]bool   // files that have a sops section, or seem to
+
+	generators    []string // files outside workspaces/ and instance/ that name a generator of ours
+	sealedOutside bool     // a sealed Kubernetes Secret stands outside
 }
 
 // secretID is one secret.
@@ -167,7 +170,10 @@ func (c *checker) everything(ctx context.Context) error {
 	if err := c.entries(ctx); err != nil {
 		return err
 	}
-	return c.outside(ctx)
+	if err := c.outside(ctx); err != nil {
+		return err
+	}
+	return c.kustomize(ctx)
 }
 
 // absent adds to the files of the work tree what only the index knows of: a submodule
@@ -286,7 +292,10 @@ func (c *checker) difference(ctx context.Context) error {
 	if err := c.removed(ctx, gone); err != nil {
 		return err
 	}
-	return inParallel(ctx, len(others), func(i int) error { return c.other(ctx, others[i], true) })
+	if err := inParallel(ctx, len(others), func(i int) error { return c.other(ctx, others[i], true) }); err != nil {
+		return err
+	}
+	return c.kustomizeDifference(ctx)
 }
 
 // ruledAnew lists the files that did not change and that .sops.yaml has seal for
