@@ -34,7 +34,7 @@ func (w *Whole) Kubernetes() ([]byte, error) {
 	var metadata, labels, annotations []*yaml.Node
 	field := func(to *[]*yaml.Node, key, value string) { *to = append(*to, text(key), text(value)) }
 	m := w.Manifest
-	namespace, kind := m.Workspace.String(), w.kubernetesType()
+	namespace, kind := m.Workspace.String(), w.KubernetesType()
 	if m.Workspace.IsInstance() {
 		namespace = ""
 	}
@@ -79,8 +79,8 @@ func (w *Whole) Kubernetes() ([]byte, error) {
 	return out.Bytes(), enc.Close()
 }
 
-// kubernetesType is the type of the Secret: its own, or the one whose keys it has.
-func (w *Whole) kubernetesType() string {
+// KubernetesType is the type of the Secret: its own, or the one whose keys it has.
+func (w *Whole) KubernetesType() string {
 	if k := w.Manifest.Secret.Kubernetes; k != nil {
 		return k.Type
 	}

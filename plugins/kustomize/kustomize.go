@@ -7,10 +7,6 @@
 // cannot be unsealed ends the build.
 package kustomize
 
-import (
-	"sigs.k8s.io/kustomize/kyaml/yaml"
-)
-
 // The generators that this package knows.
 const (
 	Group      = "sealward.dev"
@@ -36,32 +32,3 @@ const (
 func IsGenerator(apiVersion, kind string) bool {
 	return apiVersion == APIVersion && kind == Kind || apiVersion == KSOPSVersion && kind == KSOPSKind
 }
-
-// Object is what a generator makes: a v1 Secret or ConfigMap, or, of a KSOPS
-// generator, an object of any other kind.
-type Object struct {
-	APIVersion, Kind string
-	Name, Namespace  string
-	// Type of a Secret.
-	Type        string
-	Labels      map[string]string
-	Annotations map[string]string // without kustomize's options
-	Immutable   bool
-	// Data of a Secret or ConfigMap: bytes, not base64. Data of a ConfigMap that
-	// stood in binaryData is listed in Binary.
-	Data   map[string][]byte
-	Binary map[string]bool
-	// Other is the whole object when it is no Secret and no ConfigMap; the fields
-	// above that describe data are then unset.
-	Other *yaml.RNode
-
-	// NeedsHash and Behavior ("", create, merge or replace) are kustomize's options.
-	NeedsHash bool
-	Behavior  string
-	// From is the file that it was unsealed from, relative to the tree.
-	From string
-}
-
-// RNode is the object as a function emits it: values as base64 in data, kustomize's
-// options as annotations.
-func (o *Object) RNode() (*yaml.RNode, error) { panic("not yet") }

@@ -2,7 +2,7 @@
 // SOPS library, the sops program, git and a plain HTTPS server, doing the same
 // work in the same run, so that the ratios mean something on any machine.
 //
-//	go -C test/bench run .                         # everything, some three minutes
+//	go -C test/bench run .                         # everything, some four minutes
 //	go -C test/bench run . -n 500 -time 300ms      # a quick look
 //	go -C test/bench run . -only sync -n 100000    # how cost grows
 //
@@ -11,8 +11,9 @@
 // place in sealward's go.mod.
 //
 // Read it top to bottom by section: one.go seals and unseals one manifest,
-// repository.go and sync.go follow a repository, reads.go asks a server. sops.go
-// is the SOPS library's way, table.go and noise.go print and judge figures.
+// repository.go and sync.go follow a repository, reads.go asks a server, review.go
+// asks what a pull request changes, kustomize.go builds. sops.go is the SOPS
+// library's way, table.go and noise.go print and judge figures.
 package main
 
 import (
@@ -51,6 +52,7 @@ var sections = []section{
 	{"sync", (*bench).sync},
 	{"read", (*bench).reads},
 	{"review", (*bench).review},
+	{"kustomize", (*bench).kustomize},
 }
 
 func main() {
@@ -69,7 +71,7 @@ func run(ctx context.Context) (err error) {
 	var child bool
 	flag.IntVar(&b.n, "n", 10_000, "manifests of the generated repository")
 	flag.DurationVar(&b.time, "time", 3*time.Second, "how long each kind of read is measured")
-	flag.StringVar(&only, "only", "", "run only these sections, separated by commas: seal, sync, read, review")
+	flag.StringVar(&only, "only", "", "run only these sections, separated by commas: seal, sync, read, review, kustomize")
 	flag.StringVar(&dir, "dir", os.TempDir(), "folder for the temporary files; its disk decides what a sync to disk costs")
 	flag.BoolVar(&child, "child", false, "for the bench itself: be the agent that it measures")
 	flag.Parse()
@@ -84,7 +86,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	b.sops = findSOPS()
+	b.sops = findTool("sops")
 
 	started := time.Now()
 	fmt.Print(machine(b.dir))
@@ -121,11 +123,11 @@ func choose(only string) ([]section, error) {
 	return chosen, nil
 }
 
-// findSOPS looks in $PATH and where make tools builds it, from the top of the
+// findTool looks in $PATH and where make tools builds it, from the top of the
 // repository or from here.
-func findSOPS() string {
-	for _, name := range []string{"sops", "bin/tools/sops", "../../bin/tools/sops"} {
-		if path, err := exec.LookPath(name); err == nil {
+func findTool(name string) string {
+	for _, at := range []string{name, "bin/tools/" + name, "../../bin/tools/" + name} {
+		if path, err := exec.LookPath(at); err == nil {
 			if path, err = filepath.Abs(path); err == nil {
 				return path
 			}
