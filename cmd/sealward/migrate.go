@@ -29,9 +29,9 @@ of their own and inline in kustomizations, to SealedSecretGenerator, and print t
 that changed. Comments, order, names and line ends stay. The sealed files are not touched,
 and no key is needed.
 
-A generator that cannot be carried over, because it names something else than Secrets or
-runs another program, is left as it is and told on standard error: sealward build and the
-function go on reading it. Every file is read before the first is written.`,
+A generator that cannot be carried over, because it runs another program or has a field
+without a counterpart, is left as it is and told on standard error. Every file is read
+before the first is written.`,
 		Example: "  sealward migrate ksops . --dry-run\n  sealward migrate ksops overlays/prod",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -156,11 +156,11 @@ type wantedFile struct {
 	g         *generator
 	at        *yaml.Node
 	field     string
-	paths     []string // one of these has to be there
-	text      string   // as it stands
-	root      string   // the kustomization's folder
-	source    bool     // no manifest
-	workspace manifest.Workspace
+	paths     []string           // one of these has to be there
+	text      string             // as it stands
+	root      string             // the kustomization's folder
+	source    bool               // no manifest
+	workspace manifest.Workspace // of a secret that is named so, else the generator's, which may be zero
 }
 
 func (l *kustomizeLint) add(id CheckID, path string, line, column int, field, message, remedy string) {
@@ -472,10 +472,7 @@ func (l *kustomizeLint) changedGenerators(p string) {
 
 // entries notes the files that a generator names, for targets.
 func (l *kustomizeLint) entries(g *generator, root string) {
-	own := manifest.Public()
-	if ws, err := manifest.ParseWorkspace(textOf(g.doc, "workspace")); err == nil {
-		own = ws
-	}
+	own, _ := manifest.ParseWorkspace(textOf(g.doc, "workspace"))
 	each := func(parent *yaml.Node, prefix, field string, do func(n *yaml.Node, field string)) {
 		if list := sub(parent, field); list != nil && list.Kind == yaml.SequenceNode {
 			for i, n := range list.Content {
@@ -584,14 +581,28 @@ func (l *kustomizeLint) target(ctx context.Context, w wantedFile, f File) error 
 		l.add(ValueUnsealed, f.Path, 1, 0, "", "a generator takes it for a sealed file, and it is not sealed", "treat what is in it as leaked: change the credentials at their source; then seal the file anew: sops -e")
 		return nil
 	}
-	ws := w.workspace
-	if m, err := manifest.Parse(f.Path, data); err == nil && !w.source && !m.Workspace.IsZero() {
-		ws = m.Workspace
-	}
-	if root, _, ok := l.settings.Roots.Of(f.Path); ok {
+	root, _, rooted := l.settings.Roots.Of(f.Path)
+	ws, adopted := w.workspace, true
+	switch m, err := manifest.Parse(f.Path, data); {
+	case err == nil && !w.source && (m.Form == manifest.DataOS || m.Secret != nil && m.Secret.Binding != "") && !m.Workspace.IsZero():
+		ws, adopted = m.Workspace, m.Form == manifest.Kubernetes // it says itself whose it is
+	case rooted:
 		ws = root
+	case !w.source:
+		var object struct {
+			Metadata struct {
+				Namespace string `yaml:"namespace"`
+			} `yaml:"metadata"`
+		}
+		if yaml.Unmarshal(data, &object) == nil {
+			if of, err := manifest.ParseWorkspace(object.Metadata.Namespace); err == nil {
+				ws = of
+			}
+		}
 	}
-	l.allowed(w, ws, true)
+	if !ws.IsZero() { // else who builds says it
+		l.allowed(w, ws, adopted)
+	}
 	return nil
 }
 

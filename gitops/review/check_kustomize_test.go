@@ -193,6 +193,18 @@ func plantedKustomizations() []planted {
 			found: []string{"kustomize-workspace " + gen + ":%payments"}},
 		{name: "a file of a workspace that is another's", plant: edit(gen, "orders/secrets/orders-api/token.yaml", "payments/secrets/gateway.yaml"),
 			found: []string{"kustomize-workspace " + gen + ":%payments"}},
+		{name: "an adopted file of another's root", plant: func(r *testRepo) {
+			r.kustomized()
+			r.write(workspace.SettingsFile, r.read(workspace.SettingsFile)+"roots: {adopted: payments}\n")
+			r.seal("adopted/db.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: db, namespace: orders}\nstringData: {a: "+value+"}\n", r.recipient("payments"))
+			r.write("adopted/db.yaml", without1(without1(r.read("adopted/db.yaml"), "    annotations:"), "        sealward.dev/binding:"))
+			r.edit(gen, "files:\n", "files:\n- ../../adopted/db.yaml\n")
+		}, found: []string{"kustomize-workspace " + gen + ":%adopted"}},
+		{name: "an adopted file that says whose it is", plant: func(r *testRepo) {
+			r.kustomized()
+			r.seal("adopted/db.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: db, namespace: payments}\nstringData: {a: "+value+"}\n", r.recipient("payments"))
+			r.edit(gen, "files:\n", "files:\n- ../../adopted/db.yaml\n")
+		}, found: []string{"kustomize-workspace " + gen + ":%adopted"}},
 		{name: "an inline generator that may not", plant: func(r *testRepo) {
 			r.kustomized()
 			r.write(workspace.SettingsFile, "builds: {deploy: [orders], deploy/prod: [orders, payments]}\n")

@@ -50,7 +50,7 @@ func (n Note) String() string { return fmt.Sprintf("%s:%d: %s", n.Path, n.Line, 
 // forms changes: comments, order, names and line ends stay. Links are not followed. An
 // error means that something could not be read or parsed.
 func MigrateKSOPS(dir string) (*Migration, error) {
-	m := &migration{kustomizations: map[string][]listed{}}
+	m := &migration{}
 	type found struct {
 		path string
 		data []byte
@@ -72,14 +72,8 @@ func MigrateKSOPS(dir string) (*Migration, error) {
 		if err != nil {
 			return err
 		}
-		name := filepath.ToSlash(file)
-		if isKustomization(d.Name()) {
-			if err := m.list(name, data); err != nil {
-				return err
-			}
-		}
 		if bytes.Contains(data, []byte(KSOPSVersion)) {
-			files = append(files, found{name, data})
+			files = append(files, found{filepath.ToSlash(file), data})
 		}
 		return nil
 	})
@@ -103,62 +97,7 @@ func isKustomization(name string) bool {
 }
 
 // migration is one under way.
-type migration struct {
-	out            Migration
-	kustomizations map[string][]listed // by folder
-}
-
-// listed is an entry of generators: or resources: in a kustomization.
-type listed struct {
-	generator bool
-	text      string
-}
-
-// list notes what a kustomization lists, to know which folder the paths in a generator
-// are relative to.
-func (m *migration) list(file string, data []byte) error {
-	docs, err := documents(file, data)
-	if err != nil {
-		return err
-	}
-	dir := path.Dir(file)
-	m.kustomizations[dir] = nil
-	for _, doc := range docs {
-		for _, field := range []string{"generators", "resources", "bases", "components"} {
-			for _, n := range items(valueOf(doc, field)) {
-				m.kustomizations[dir] = append(m.kustomizations[dir], listed{field == "generators", n.Value})
-			}
-		}
-	}
-	return nil
-}
-
-// roots are the folders of the kustomizations that list a generator file.
-func (m *migration) roots(file string) (out []string) {
-	for dir, entries := range m.kustomizations {
-		for _, e := range entries {
-			if e.generator && m.lists(path.Join(dir, e.text), file, map[string]bool{}) {
-				out = append(out, dir)
-				break
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-func (m *migration) lists(at, file string, seen map[string]bool) bool {
-	if at == file {
-		return true
-	}
-	if seen[at] {
-		return false
-	}
-	seen[at] = true
-	return slices.ContainsFunc(m.kustomizations[at], func(e listed) bool {
-		return !e.generator && m.lists(path.Join(at, e.text), file, seen)
-	})
-}
+type migration struct{ out Migration }
 
 // documents parses all of a file.
 func documents(file string, data []byte) (out []*yaml.Node, err error) {
@@ -224,11 +163,7 @@ func (m *migration) file(file string, data []byte) error {
 	for _, doc := range docs {
 		switch {
 		case isKSOPS(doc):
-			roots := m.roots(file)
-			if len(roots) == 0 {
-				roots = []string{path.Dir(file)}
-			}
-			if name, ok := m.generator(t, doc, file, doc.Line, roots); ok {
+			if name, ok := m.generator(t, doc, file, doc.Line); ok {
 				names = append(names, name)
 			}
 		case isKustomization(path.Base(file)):
@@ -243,7 +178,7 @@ func (m *migration) file(file string, data []byte) error {
 				it := &textFile{text: n.Value}
 				for _, doc := range inner {
 					if isKSOPS(doc) {
-						if name, ok := m.generator(it, doc, file, n.Line, []string{path.Dir(file)}); ok {
+						if name, ok := m.generator(it, doc, file, n.Line); ok {
 							names = append(names, name)
 						}
 					}
@@ -272,10 +207,10 @@ func (m *migration) file(file string, data []byte) error {
 }
 
 // generator notes the edits that make one of KSOPS's ours; ok is false where it is left.
-func (m *migration) generator(t *textFile, doc *yaml.Node, file string, line int, roots []string) (name string, ok bool) {
+func (m *migration) generator(t *textFile, doc *yaml.Node, file string, line int) (name string, ok bool) {
 	name = scalar(valueOf(valueOf(doc, "metadata"), "name"))
 	before := len(t.edits)
-	notes, err := m.rewrite(t, doc, roots)
+	notes, err := t.rewrite(doc)
 	if err == nil {
 		err = acceptable(doc)
 	}
@@ -290,14 +225,7 @@ func (m *migration) generator(t *textFile, doc *yaml.Node, file string, line int
 	return name, true
 }
 
-func (m *migration) rewrite(t *textFile, doc *yaml.Node, roots []string) (notes []string, err error) {
-	for _, root := range roots {
-		for i, n := range items(valueOf(doc, "files")) {
-			if err := onlySecrets(filepath.Join(filepath.FromSlash(root), filepath.FromSlash(scalar(n)))); err != nil {
-				return nil, fmt.Errorf("files[%d]: %.200s, seen from %s, %w", i, scalar(n), root, err)
-			}
-		}
-	}
+func (t *textFile) rewrite(doc *yaml.Node) (notes []string, err error) {
 	if err := t.setScalar(valueOf(doc, "apiVersion"), APIVersion); err != nil {
 		return nil, err
 	}
@@ -310,29 +238,6 @@ func (m *migration) rewrite(t *textFile, doc *yaml.Node, roots []string) (notes 
 		}
 	}
 	return t.function(doc)
-}
-
-// onlySecrets fails for a sealed file that makes anything but Secrets, which only KSOPS's
-// form can name.
-func onlySecrets(file string) error {
-	info, err := os.Stat(file)
-	if err != nil || !info.Mode().IsRegular() || info.Size() > manifest.MaxSize {
-		return errors.New("is no file that can be read")
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return errors.New("cannot be read")
-	}
-	docs, err := documents("", data)
-	if err != nil || len(docs) == 0 {
-		return errors.New("is no YAML")
-	}
-	for _, doc := range docs {
-		if version, kind := scalar(valueOf(doc, "apiVersion")), scalar(valueOf(doc, "kind")); version != "v1" || kind != "Secret" {
-			return fmt.Errorf("holds a %.60s, and %s makes only Secrets; sealward build and the function read KSOPS's generator as it is", kind, Kind)
-		}
-	}
-	return nil
 }
 
 // acceptable parses the generator that a document becomes.
