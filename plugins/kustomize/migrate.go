@@ -89,10 +89,10 @@ func MigrateKSOPS(dir string) (*Migration, error) {
 }
 
 func isYAML(name string) bool {
-	return isKustomization(name) || slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(path.Ext(name)))
+	return hasKustomizationName(name) || slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(path.Ext(name)))
 }
 
-func isKustomization(name string) bool {
+func hasKustomizationName(name string) bool {
 	return slices.Contains([]string{"kustomization.yaml", "kustomization.yml", "Kustomization"}, name)
 }
 
@@ -166,7 +166,7 @@ func (m *migration) file(file string, data []byte) error {
 			if name, ok := m.generator(t, doc, file, doc.Line); ok {
 				names = append(names, name)
 			}
-		case isKustomization(path.Base(file)):
+		case hasKustomizationName(path.Base(file)):
 			for _, n := range items(valueOf(doc, "generators")) {
 				if n.Kind != yaml.ScalarNode || !strings.Contains(n.Value, KSOPSVersion) {
 					continue

@@ -155,21 +155,21 @@ func (t *textFile) setScalar(n *yaml.Node, value string) error {
 	case yaml.SingleQuotedStyle:
 		text = "'" + strings.ReplaceAll(value, "'", "''") + "'"
 		if strings.ContainsAny(value, "\n\r") {
-			text = quote(value)
+			text = jsonText(value)
 		}
 	case yaml.DoubleQuotedStyle:
-		text = quote(value)
+		text = jsonText(value)
 	default:
 		if text = value; !plainWord.MatchString(value) {
-			text = quote(value)
+			text = jsonText(value)
 		}
 	}
 	t.edits = append(t.edits, edit{from, to, text})
 	return nil
 }
 
-// quote writes a text as JSON, which YAML reads too.
-func quote(s string) string {
+// jsonText writes a text as JSON, which YAML reads too.
+func jsonText(s string) string {
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)
 	e.SetEscapeHTML(false)
