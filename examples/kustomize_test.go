@@ -72,7 +72,9 @@ func (s *shop) must(dir string, env []string, command ...string) string {
 	return out
 }
 
-func (s *shop) keyring() []string { return []string{"SEALWARD_KEYRING=" + filepath.Join(s.dir, "keys")} }
+func (s *shop) keyring() []string {
+	return []string{"SEALWARD_KEYRING=" + filepath.Join(s.dir, "keys")}
+}
 
 // objects of a YAML stream, as "kind name": what it holds.
 func objects(t *testing.T, text string) map[string]map[string]any {
@@ -150,8 +152,8 @@ type pluginConfig struct {
 			} `yaml:"find"`
 		} `yaml:"discover"`
 		Parameters struct {
-			Static []pluginParameter `yaml:"static"`
-			Dynamic pluginCommand `yaml:"dynamic"`
+			Static  []pluginParameter `yaml:"static"`
+			Dynamic pluginCommand     `yaml:"dynamic"`
 		} `yaml:"parameters"`
 		PreserveFileMode bool `yaml:"preserveFileMode"`
 		ProvideGitCreds  bool `yaml:"provideGitCreds"`
@@ -159,10 +161,11 @@ type pluginConfig struct {
 }
 
 type pluginParameter struct {
-	Name, Title, Tooltip     string
-	Required                 bool
-	ItemType, CollectionType string
-	String                   string
+	Name, Title, Tooltip string
+	Required             bool
+	ItemType             string `yaml:"itemType"`
+	CollectionType       string `yaml:"collectionType"`
+	String               string
 }
 
 type pluginCommand struct {
@@ -273,7 +276,7 @@ func TestArgoPlugin(t *testing.T) {
 const repoServer = `
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: argocd-repo-server, namespace: argocd}
+metadata: {name: argocd-repo-server}
 spec:
   selector: {matchLabels: {app.kubernetes.io/name: argocd-repo-server}}
   template:
