@@ -79,7 +79,8 @@ type checker struct {
 	hasSops  map[string]bool   // files that have a sops section, or seem to
 
 	generators    []string // files outside workspaces/ and instance/ that name a generator of ours
-	sealedOutside bool     // a sealed Kubernetes Secret stands outside
+	sealedOutside []string // ... that hold a sealed Kubernetes Secret
+	kustomizes    bool     // one of the files that were looked at is about kustomize
 }
 
 // secretID is one secret.

@@ -36,10 +36,10 @@ func namesGenerator(data []byte) bool {
 // kustomize looks into how the repository's kustomizations use our generators. Nothing is
 // read where there is neither a generator nor a sealed Kubernetes Secret.
 func (c *checker) kustomize(ctx context.Context) error {
-	if c.repo.clone == nil || len(c.generators) == 0 && !c.sealedOutside {
+	if c.repo.clone == nil || len(c.generators)+len(c.sealedOutside) == 0 {
 		return nil
 	}
-	found, err := c.tree.kustomizeFindings(ctx, c.generators)
+	found, err := c.tree.kustomizeFindings(ctx, append(c.generators, c.sealedOutside...))
 	if err != nil {
 		return err
 	}
@@ -53,13 +53,13 @@ func (c *checker) kustomize(ctx context.Context) error {
 // that changed, and what the base did not have.
 func (c *checker) kustomizeDifference(ctx context.Context) error {
 	_, relevant := c.changed[workspace.SettingsFile]
-	for p := range c.changed {
-		if _, ours, _ := manifest.Locate(p); !ours && (isNotation(p) || isKustomization(p) || isScript(p)) {
+	for p, ch := range c.changed {
+		if _, ours, _ := manifest.Locate(p); !ours && (ch.New == nil || isKustomization(p)) {
 			relevant = true
 			break
 		}
 	}
-	if !relevant {
+	if !relevant && !c.kustomizes {
 		return nil
 	}
 	now, err := c.tree.allKustomizeFindings(ctx)
@@ -97,6 +97,16 @@ func (t *Tree) allKustomizeFindings(ctx context.Context) ([]Finding, error) {
 	return t.kustomizeFindings(ctx, found)
 }
 
+// aboutKustomize reports a file whose change can matter to what kustomize finds.
+func aboutKustomize(data []byte) bool {
+	for _, text := range append(generatorTexts(), "sops", "kustomize", "KUSTOMIZE", " -k", "argoproj.io") {
+		if bytes.Contains(data, []byte(text)) {
+			return true
+		}
+	}
+	return false
+}
+
 // isKustomization reports the names that kustomize looks for in a folder.
 func isKustomization(p string) bool {
 	switch path.Base(p) {
@@ -116,7 +126,8 @@ type kustomizeLint struct {
 	generators     map[string][]*generator   // by file; those that stand in a file of their own
 	used           map[*generator]bool
 	walked         map[string]bool
-	secrets        []listed // resources that may be sealed Secrets
+	secrets        []listed        // resources that may be sealed Secrets
+	sealed         map[string]bool // files outside workspaces/ that may hold one
 	calls          []stockBuild
 	argoOptions    bool // Argo CD is told both flags
 	fluxDecrypts   bool // Flux unseals after its build
@@ -181,9 +192,9 @@ func (l *kustomizeLint) on(id CheckID, g *generator, n *yaml.Node, field, messag
 }
 
 // kustomizeFindings looks at the kustomizations of a tree; candidates are the files that
-// may have a generator of ours. Level and the usual remedy are for the caller to add.
+// may have a generator of ours or a sealed Secret. Level and the usual remedy are for the caller to add.
 func (t *Tree) kustomizeFindings(ctx context.Context, candidates []string) ([]Finding, error) {
-	l := &kustomizeLint{tree: t, kustomizations: map[string]*kustomization{}, generators: map[string][]*generator{}, used: map[*generator]bool{}, walked: map[string]bool{}}
+	l := &kustomizeLint{tree: t, kustomizations: map[string]*kustomization{}, generators: map[string][]*generator{}, used: map[*generator]bool{}, walked: map[string]bool{}, sealed: map[string]bool{}}
 	if err := l.read(ctx, candidates); err != nil {
 		return nil, err
 	}
@@ -228,37 +239,39 @@ func (l *kustomizeLint) read(ctx context.Context, candidates []string) error {
 	if l.stated = err == nil || errors.Is(err, fs.ErrNotExist); !l.stated && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	search := []string{"-F"}
-	for _, text := range append(kustomizationFields(), "kustomize", " -k", "argoproj.io") {
-		search = append(search, "-e", text)
-	}
-	found, err := l.tree.grep(ctx, search, nil, true)
+	names, err := l.tree.grep(ctx, []string{"-F", "-e", "kustomize", "-e", "KUSTOMIZE", "-e", " -k", "-e", "argoproj.io"}, nil, true)
 	if err != nil {
 		return err
 	}
-	found = slices.DeleteFunc(append(found, candidates...), func(p string) bool {
-		return !isKustomization(p) && !isNotation(p) && !isScript(p)
+	wanted := map[string]bool{}
+	for _, p := range candidates {
+		l.sealed[p] = true // if it is, which sealedResources looks at
+		wanted[p] = isNotation(p) // not the pages that tell of generators
+	}
+	for _, p := range names {
+		wanted[p] = isNotation(p) || isScript(p)
+	}
+	files, err := l.tree.Files(ctx)
+	if err != nil {
+		return err
+	}
+	files = slices.DeleteFunc(files, func(f File) bool {
+		_, ours, _ := manifest.Locate(f.Path)
+		return ours || !f.Mode.IsFile() || !wanted[f.Path] && !isKustomization(f.Path)
 	})
-	slices.Sort(found)
-	if found = slices.Compact(found); len(found) == 0 {
-		return nil
-	}
-	files, err := l.tree.Files(ctx, found...)
-	if err != nil {
+	contents := make([][]byte, len(files))
+	if err := inParallel(ctx, len(files), func(i int) error {
+		data, err := l.tree.Read(ctx, files[i])
+		if errors.Is(err, gitcmd.ErrTooLarge) || errors.Is(err, gitcmd.ErrNoObject) {
+			return nil
+		}
+		contents[i] = data
+		return err
+	}); err != nil {
 		return err
 	}
-	for _, f := range files {
-		if _, ours, _ := manifest.Locate(f.Path); ours || !f.Mode.IsFile() {
-			continue
-		}
-		data, err := l.tree.Read(ctx, f)
-		if errors.Is(err, gitcmd.ErrTooLarge) || errors.Is(err, gitcmd.ErrNoObject) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		switch {
+	for i, f := range files {
+		switch data := contents[i]; {
 		case isKustomization(f.Path):
 			l.kustomization(f.Path, data)
 		case isNotation(f.Path) && namesGenerator(data):
@@ -650,13 +663,8 @@ func (l *kustomizeLint) sealedResources(ctx context.Context) error {
 			at[p] = append(at[p], e)
 		}
 	}
-	// Thousands of plain resources are not worth a look.
-	sealed, err := l.tree.grep(ctx, []string{"-F", "-e", "sops"}, nil, true)
-	if err != nil {
-		return err
-	}
 	for p := range at {
-		if _, ours, _ := manifest.Locate(p); ours || slices.Contains(sealed, p) {
+		if _, ours, _ := manifest.Locate(p); ours || l.sealed[p] {
 			search = append(search, p)
 		}
 	}

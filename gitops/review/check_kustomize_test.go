@@ -34,6 +34,7 @@ func (r *testRepo) kustomized() {
 	r.write("deploy/part/web.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: part}\n")
 	r.write("deploy/plain/kustomization.yaml", "resources: [../part]\n")
 	r.write(".github/workflows/build.yml", "jobs:\n  build:\n    steps:\n    - run: |\n        # kustomize build deploy/prod says less\n        kustomize build --enable-alpha-plugins \\\n          --enable-exec deploy/prod | kubectl apply -f -\n        kubectl apply -k deploy/plain\n        sealward build deploy/prod\n    - description: kustomize build is not called here\n    - run: kustomize build --enable_alpha_plugins --enable-exec $DIR\n")
+	r.write("README.md", "A SealedSecretGenerator is dropped by\nkustomize build deploy/prod\n")
 	r.write("Makefile", "FLAGS = --enable-alpha-plugins --enable-exec\nall:\n\t@$(KUSTOMIZE) build $(FLAGS) deploy/prod > all.yaml # kustomize build\n\tkustomize build https://example.com/else?ref=v1\n")
 	r.write("argocd-cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: argocd-cm}\ndata:\n  kustomize.buildOptions: --enable-alpha-plugins --enable-exec\n")
 	r.write("app.yaml", "apiVersion: argoproj.io/v1alpha1\nkind: Application\nmetadata: {name: shop}\nspec:\n  source:\n    repoURL: https://git.example.com/shop.git\n    path: deploy/prod\n")

@@ -43,9 +43,12 @@ func (c *checker) other(ctx context.Context, f File, outside bool) error {
 		return err
 	}
 	c.privateKey(f.Path, data)
-	if outside && namesGenerator(data) {
+	if outside && aboutKustomize(data) {
 		c.mu.Lock()
-		c.generators = append(c.generators, f.Path)
+		c.kustomizes = true
+		if namesGenerator(data) {
+			c.generators = append(c.generators, f.Path)
+		}
 		c.mu.Unlock()
 	}
 	if !isNotation(f.Path) && outside {
@@ -54,7 +57,7 @@ func (c *checker) other(ctx context.Context, f File, outside bool) error {
 	m, err := manifest.Parse(f.Path, data)
 	if outside && (err == nil && m.Form == manifest.Kubernetes && m.Sealed || err != nil && bytes.Contains(data, []byte("sops")) && hasSealedSecret(data)) {
 		c.mu.Lock()
-		c.sealedOutside = true
+		c.sealedOutside = append(c.sealedOutside, f.Path)
 		c.mu.Unlock()
 	}
 	switch {
