@@ -58,7 +58,7 @@ cross:
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sealward
 
 fuzz:
-	@for f in FuzzParse:./seal/manifest FuzzLoad:./seal FuzzBinding:./seal FuzzOpen:./unseal FuzzDotenv:./unseal FuzzVerify:./unseal/audit; do \
+	@for f in FuzzParse:./seal/manifest FuzzLoad:./seal FuzzBinding:./seal FuzzOpen:./unseal FuzzDotenv:./unseal FuzzOpenText:./unseal FuzzVerify:./unseal/audit; do \
 		$(GO) test -run '^$$' -fuzz "^$${f%%:*}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s $${f##*:} || exit 1; \
 	done
 

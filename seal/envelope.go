@@ -61,7 +61,7 @@ func Load(m *manifest.Manifest) (e *Envelope, err error) {
 	if err != nil {
 		return nil, &TamperError{File: m.File, Reason: ReasonForm, Msg: err.Error()}
 	}
-	tree, err := extract(m.File, root, stores.MetadataFlattenNone)
+	tree, err := extract(m.File, sops.TreeBranches{root}, stores.MetadataOpts{})
 	if err != nil {
 		return nil, err
 	}
@@ -69,11 +69,15 @@ func Load(m *manifest.Manifest) (e *Envelope, err error) {
 }
 
 // extract takes the metadata out of a tree, within bounds.
-func extract(file string, root sops.TreeBranch, flatten stores.MetadataFlatten) (sops.Tree, error) {
+func extract(file string, roots sops.TreeBranches, opts stores.MetadataOpts) (sops.Tree, error) {
 	bad := func(msg string) (sops.Tree, error) {
 		return sops.Tree{}, &TamperError{File: file, Field: "sops", Reason: ReasonForm, Msg: msg}
 	}
-	branches, meta, err := stores.ExtractMetadata(sops.TreeBranches{root}, stores.MetadataOpts{Flatten: flatten})
+	branches, meta, err := stores.ExtractMetadata(roots, opts)
+	if errors.Is(err, sops.MetadataNotFound) {
+		return sops.Tree{}, &manifest.Error{File: file, Leaked: true,
+			Msg: "is not sealed: it has no section of sops. Treat its values as leaked if it was committed, and seal it (sops -e -i)"}
+	}
 	if err != nil {
 		return bad("the section is not what SOPS writes")
 	}
@@ -191,6 +195,9 @@ func decrypt(file string, tree sops.Tree, cipher *fieldCipher, dataKey []byte) e
 		return bad("sops.mac", ReasonMAC, "the MAC is missing or damaged")
 	}
 	mac, err := tree.Decrypt(dataKey, cipher)
+	if err != nil && cipher.clear {
+		return inTheClear(file, cipher.failed)
+	}
 	if err != nil {
 		return bad(cipher.failed, ReasonValue, "the value was changed, moved here from another place, or sealed with another data key")
 	}
@@ -319,8 +326,10 @@ func encodeYAML(root *yaml.Node) ([]byte, error) {
 // that SOPS gives it as additional data, and forgets SOPS's error, which quotes
 // its input.
 type fieldCipher struct {
-	aes    aes.Cipher
-	failed string
+	aes      aes.Cipher
+	comments bool   // sealed comments are opened too
+	failed   string // dotted path
+	clear    bool   // what failed is no sealed value at all
 }
 
 func newFieldCipher() *fieldCipher { return &fieldCipher{aes: aes.NewCipher()} }
@@ -333,14 +342,34 @@ func (c *fieldCipher) Encrypt(plaintext any, key []byte, path string) (string, e
 
 func (c *fieldCipher) Decrypt(ciphertext string, key []byte, path string) (any, error) {
 	// SOPS's pattern has no end anchor, and "" opens to "" without the key.
-	if ciphertext != "" && !manifest.IsSealedValue(ciphertext) {
-		c.failed = strings.ReplaceAll(strings.TrimSuffix(path, ":"), ":", ".")
+	if ciphertext != "" && !manifest.IsSealedValue(ciphertext) && !(c.comments && isSealedComment(ciphertext)) {
+		c.failed, c.clear = fieldOf(path), true
 		return nil, errSealedValue
 	}
 	v, err := c.aes.Decrypt(ciphertext, key, path)
 	if err != nil {
-		c.failed = strings.ReplaceAll(strings.TrimSuffix(path, ":"), ":", ".")
+		c.failed, c.clear = fieldOf(path), false
 		return nil, errSealedValue
 	}
 	return v, nil
+}
+
+// isSealedComment reports that s is one comment as SOPS seals it.
+func isSealedComment(s string) bool {
+	value, ok := strings.CutSuffix(s, ",type:comment]")
+	return ok && manifest.IsSealedValue(value+",type:str]")
+}
+
+// fieldOf makes a field's dotted path of SOPS's, which has colons. What does not
+// look like a field's name is not repeated.
+func fieldOf(path string) string {
+	parts := strings.Split(strings.TrimSuffix(path, ":"), ":")
+	for i, part := range parts {
+		for _, half := range strings.SplitN(part, "/", 2) {
+			if _, err := manifest.ParseKey(half); err != nil && part != "" {
+				parts[i] = "(odd key)"
+			}
+		}
+	}
+	return strings.Join(parts, ".")
 }

@@ -89,6 +89,10 @@ func sealedOnly(file, field, value string) error {
 	if value == "" || manifest.IsSealedValue(value) {
 		return nil
 	}
+	return inTheClear(file, field)
+}
+
+func inTheClear(file, field string) error {
 	return &manifest.Error{File: file, Field: field, Leaked: true,
 		Msg: "is not sealed, or not as SOPS writes it; did a rule of .sops.yaml leave it out (encrypted_regex)? Treat the value as leaked if the file was committed"}
 }
@@ -101,7 +105,7 @@ func loadForeign(file string, root sops.TreeBranch, flatten stores.MetadataFlatt
 			f, err = nil, &TamperError{File: file, Field: "sops", Reason: ReasonForm, Msg: "the section cannot be read"}
 		}
 	}()
-	tree, err := extract(file, root, flatten)
+	tree, err := extract(file, sops.TreeBranches{root}, stores.MetadataOpts{Flatten: flatten})
 	if err != nil {
 		return nil, err
 	}

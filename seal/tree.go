@@ -3,6 +3,7 @@ package seal
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/getsops/sops/v3"
 	"go.yaml.in/yaml/v3"
@@ -44,6 +45,10 @@ func treeValue(n *yaml.Node) (any, error) {
 		}
 		var v any
 		if err := n.Decode(&v); err != nil {
+			// JSON's numbers beyond 64 bits, which SOPS reads as floats too.
+			if f, err := strconv.ParseFloat(n.Value, 64); err == nil && n.Tag == "!!float" {
+				return f, nil
+			}
 			return nil, errors.New("a scalar cannot be read")
 		}
 		return v, nil

@@ -44,7 +44,7 @@ func main() { os.Exit(process(0)) }
 func process(work int) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return run(ctx, os.Args[1:], deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Getenv: os.Getenv, LookupEnv: os.LookupEnv, Work: work})
+	return run(ctx, asPlugin(os.Args[0], os.Args[1:]), deps{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Getenv: os.Getenv, LookupEnv: os.LookupEnv, Work: work})
 }
 
 // deps is what a command needs of the world.
@@ -194,7 +194,7 @@ something, 4 permission denied, 5 cannot be unsealed (no key, tampered).`,
 	add("keys", a.rotateCmd(), a.keysCmd())
 	add("review", a.proposeCmd(), a.checkCmd(), a.diffCmd(), a.accessDiffCmd(), a.canICmd(), a.whoCanCmd(), a.resolveCmd(), a.gitCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())
-	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.demoCmd())
+	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.auditCmd(), a.kustomizeCmd(), a.demoCmd())
 	root.AddCommand(a.versionCmd())
 	return root
 }

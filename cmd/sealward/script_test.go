@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sealward/sealward/gitops/gitcmd/gittest"
+	"github.com/sealward/sealward/plugins/kustomize"
 	"github.com/sealward/sealward/unseal/unsealtest"
 )
 
@@ -24,7 +25,8 @@ const noWait = "atexit_sleep_ms=0"
 func TestMain(m *testing.M) {
 	os.Setenv("GORACE", noWait)
 	// It is the real program, but for what guessing a passphrase costs.
-	testscript.Main(m, map[string]func(){"sealward": func() { os.Exit(process(10)) }})
+	program := func() { os.Exit(process(10)) }
+	testscript.Main(m, map[string]func(){"sealward": program, kustomize.KSOPSKind: program}) // the latter is a link to it
 }
 
 // The scripts run the real command, git, sops and age, each in a folder and a

@@ -77,7 +77,10 @@ type SourceEntry struct {
 	Files       []SourceFile // text as sops -d prints it
 	BinaryFiles []SourceFile // bytes that sops sealed as binary
 	Envs        []SourceFile // dotenv: one key a line; Key is unset
-	Line        int
+	// QuotedEnvs says that env files are read as KSOPS does, with quotes, escapes and
+	// comments behind values, and not as kustomize and sops do.
+	QuotedEnvs bool
+	Line       int
 }
 
 // SourceFile is one sealed file and the key that its content gets.

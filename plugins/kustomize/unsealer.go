@@ -377,6 +377,9 @@ func openForeign[T any](s *site, rel string, data []byte, ws manifest.Workspace,
 		return placeholder(rel, data)
 	}
 	if !s.allowUnbound() {
+		if err := looksSealed(rel, data); err != nil {
+			return opened, err
+		}
 		why := "; accept such files with --allow-unbound (SEALWARD_ALLOW_UNBOUND=true), or seal it with sealward seal --in-place --rebind"
 		if s.requiresBinding() {
 			why = ", and sealward.yaml requires one; seal it with sealward seal --in-place --rebind"
@@ -391,6 +394,18 @@ func openForeign[T any](s *site, rel string, data []byte, ws manifest.Workspace,
 		s.warnUnbound(rel)
 	}
 	return opened, err
+}
+
+// looksSealed fails for a file that sops did not seal, in any of its ways.
+func looksSealed(rel string, data []byte) error {
+	_, err := seal.LoadBinary(rel, data)
+	if seal.IsDocument(rel) {
+		_, err = seal.LoadDocument(rel, data)
+	}
+	if _, asEnv := seal.LoadDotenv(rel, data); asEnv == nil {
+		return nil
+	}
+	return err
 }
 
 // source makes one Secret of sealed files that are no manifests.
@@ -428,7 +443,7 @@ func (s *site) source(e SourceEntry, fallback manifest.Workspace) (*Object, erro
 		if err != nil {
 			return nil, err
 		}
-		values, err := openForeign(s, rel, data, s.workspaceOf(rel, fallback), unseal.OpenDotenv, placeholderDotenv)
+		values, err := s.env(rel, data, s.workspaceOf(rel, fallback), e.QuotedEnvs)
 		if err != nil {
 			return nil, err
 		}
@@ -440,6 +455,17 @@ func (s *site) source(e SourceEntry, fallback manifest.Workspace) (*Object, erro
 		o.From = rel
 	}
 	return s.finish(o, e.Target)
+}
+
+func (s *site) env(rel string, data []byte, ws manifest.Workspace, quoted bool) ([]seal.Value, error) {
+	if !quoted {
+		return openForeign(s, rel, data, ws, unseal.OpenDotenv, placeholderDotenv)
+	}
+	text, err := openForeign(s, rel, data, ws, unseal.OpenText, placeholderText)
+	if err != nil {
+		return nil, err
+	}
+	return quotedEnv(rel, text)
 }
 
 func (s *site) readSource(f SourceFile) (rel string, data []byte, err error) {

@@ -104,8 +104,7 @@ func (r *jsonReader) value(depth int) *yaml.Node {
 		}
 		return nil
 	}
-	if depth > maxDepth {
-		r.d.fail(n, "", "is nested too deep")
+	if r.d.tooDeep(n, "", depth) {
 		return nil
 	}
 	n.Kind = yaml.ScalarNode

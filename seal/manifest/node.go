@@ -17,13 +17,27 @@ const (
 	maxDepth  = 12   // a sealed manifest with key groups has 6 levels
 	maxErrors = 50   // of one file; a hostile file must not fill a log
 	maxKeys   = 4096 // entries of one secret
+
+	// Of files that are no manifests.
+	maxForeignDepth = 64
+	maxDocuments    = 1000
 )
 
 // decoder walks the nodes of one file and collects what is wrong with it.
 type decoder struct {
-	file string
-	json bool // the file is JSON
-	errs Errors
+	file  string
+	json  bool // the file is JSON
+	depth int  // how deep it may be nested; 0: maxDepth
+	errs  Errors
+}
+
+// tooDeep records that a node is nested deeper than may be.
+func (d *decoder) tooDeep(n *yaml.Node, field string, depth int) bool {
+	if depth <= max(d.depth, maxDepth) {
+		return false
+	}
+	d.fail(n, field, "is nested too deep")
+	return true
 }
 
 func (d *decoder) fail(n *yaml.Node, field, format string, args ...any) *Error {
@@ -117,8 +131,7 @@ func (d *decoder) failSyntax(err error) {
 // checkNode refuses what makes YAML ambiguous: aliases, anchors, tags, merge
 // keys, keys that are not plain text, duplicate keys, and too much depth.
 func (d *decoder) checkNode(n *yaml.Node, field string, depth int) {
-	if depth > maxDepth {
-		d.fail(n, field, "is nested too deep")
+	if d.tooDeep(n, field, depth) {
 		return
 	}
 	if n.Kind == yaml.AliasNode {
