@@ -373,16 +373,16 @@ func asMeant(before, after []byte) bool {
 		return false
 	}
 	for i := range a {
-		if !reflect.DeepEqual(meaning(a[i], 0), meaning(b[i], 0)) {
+		if !reflect.DeepEqual(migratedValue(a[i], 0), migratedValue(b[i], 0)) {
 			return false
 		}
 	}
 	return true
 }
 
-// meaning is a document as a value, with every generator of KSOPS's as the one of ours
+// migratedValue is a document as a value, with every generator of KSOPS's as the one of ours
 // that it should become.
-func meaning(doc *yaml.Node, depth int) any {
+func migratedValue(doc *yaml.Node, depth int) any {
 	var v any
 	if doc.Decode(&v) != nil || depth > 2 {
 		return v
@@ -392,7 +392,7 @@ func meaning(doc *yaml.Node, depth int) any {
 		return v
 	}
 	if isKSOPS(doc) || top["apiVersion"] == APIVersion && top["kind"] == Kind {
-		top["function"] = functionMeaning(valueOf(valueOf(doc, "metadata"), "annotations"), isKSOPS(doc))
+		top["function"] = migratedFunction(valueOf(valueOf(doc, "metadata"), "annotations"), isKSOPS(doc))
 		top["apiVersion"], top["kind"] = APIVersion, Kind
 		if s, ok := top["secretFrom"]; ok {
 			delete(top, "secretFrom")
@@ -421,7 +421,7 @@ func meaning(doc *yaml.Node, depth int) any {
 			}
 			var inner []any
 			for _, d := range docs {
-				inner = append(inner, meaning(d, depth+1))
+				inner = append(inner, migratedValue(d, depth+1))
 			}
 			list[i] = inner
 		}
@@ -429,9 +429,9 @@ func meaning(doc *yaml.Node, depth int) any {
 	return top
 }
 
-// functionMeaning is the function among annotations as a value: with ksops, as it should
+// migratedFunction is the function among annotations as a value: with ksops, as it should
 // become.
-func functionMeaning(annotations *yaml.Node, ksops bool) any {
+func migratedFunction(annotations *yaml.Node, ksops bool) any {
 	function := map[string]any{}
 	for _, key := range functionAnnotations() {
 		if text := scalar(valueOf(annotations, key)); text != "" && yaml.Unmarshal([]byte(text), &function) != nil {
