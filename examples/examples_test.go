@@ -2,7 +2,9 @@
 package examples
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -16,6 +18,25 @@ import (
 	"github.com/sealward/sealward/unseal"
 	"github.com/sealward/sealward/unseal/keyring"
 )
+
+// TestMain puts the real sealward in the PATH.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "sealward-examples-")
+	if err == nil {
+		var out []byte
+		if out, err = exec.Command("go", "build", "-o", filepath.Join(dir, "sealward"), "../cmd/sealward").CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w\n%s", err, out)
+		}
+	}
+	code := 1
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	} else if err = os.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH")); err == nil {
+		code = m.Run()
+	}
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
 
 func TestAgentSettings(t *testing.T) {
 	text, err := os.ReadFile("agent.yaml")

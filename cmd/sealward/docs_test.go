@@ -18,11 +18,12 @@ var shBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	pages := map[string][]string{ // what the output must show
-		"README.md":             {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact"},
+		"README.md":             {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact", "sealward.dev/placeholder"},
 		"docs/repository.md":    {"WORKSPACE | SECRETS", "password set", "allow read-specific-secret on orders-db-*", "exit code 4", "whoever a token asserts it for"},
 		"docs/secrets.md":       {"token set", "is kept in 1 parts", "is one file", "from the vendor", "battery staple", "LEVEL='info'", "kind: Secret", "have fresh data keys", "It opens, and is as it was sealed."},
 		"docs/agent.md":         {`"password": "`, "records are intact"},
 		"docs/keys.md":          {"Recovery identity written", "orders    | retired | age"},
+		"docs/kustomize.md":     {"name: db-", "makes the same objects", "exit code 0, and nothing was made", "1 generator to rewrite; nothing was written", "kind: SealedSecretGenerator\nmetadata:\n  name: db # ours\n", "not to be applied", "apply.sh:2: warning: kustomize build comes upon the generator in prod; --enable-exec is missing", "exit code 3"},
 		"docs/pull-requests.md": {"pushed to origin as branch secrets/orders-orders-api-", "orders/orders-api: set token", "1 file changed", "+ read orders/orders-api", "key token: value ", "db2\nhers\n", "CONFLICT (sealed): orders/shared: password: changed on both sides", "password: theirs", "nothing found in 1 manifest"},
 	}
 	for page, shows := range pages {

@@ -190,7 +190,7 @@ something, 4 permission denied, 5 cannot be unsealed (no key, tampered).`,
 			root.AddCommand(c)
 		}
 	}
-	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.importCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd())
+	add("write", a.initCmd(), a.workspaceCmd(), a.createCmd(), a.importCmd(), a.setCmd(), a.unsetCmd(), a.editCmd(), a.sealCmd(), a.splitCmd(), a.joinCmd(), a.copyCmd(), a.migrateCmd())
 	add("keys", a.rotateCmd(), a.keysCmd())
 	add("review", a.proposeCmd(), a.checkCmd(), a.diffCmd(), a.accessDiffCmd(), a.canICmd(), a.whoCanCmd(), a.resolveCmd(), a.gitCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())

@@ -77,6 +77,10 @@ type checker struct {
 	secrets  map[secretID][]secretFile
 	bindings map[string]placed // by the sealed binding
 	hasSops  map[string]bool   // files that have a sops section, or seem to
+
+	generators    []string // files outside workspaces/ and instance/ that name a generator of ours
+	sealedOutside []string // ... that hold a sealed Kubernetes Secret
+	kustomizes    bool     // one of the files that were looked at is about kustomize
 }
 
 // secretID is one secret.
@@ -167,7 +171,10 @@ func (c *checker) everything(ctx context.Context) error {
 	if err := c.entries(ctx); err != nil {
 		return err
 	}
-	return c.outside(ctx)
+	if err := c.outside(ctx); err != nil {
+		return err
+	}
+	return c.kustomize(ctx)
 }
 
 // absent adds to the files of the work tree what only the index knows of: a submodule
@@ -286,7 +293,10 @@ func (c *checker) difference(ctx context.Context) error {
 	if err := c.removed(ctx, gone); err != nil {
 		return err
 	}
-	return inParallel(ctx, len(others), func(i int) error { return c.other(ctx, others[i], true) })
+	if err := inParallel(ctx, len(others), func(i int) error { return c.other(ctx, others[i], true) }); err != nil {
+		return err
+	}
+	return c.kustomizeDifference(ctx)
 }
 
 // ruledAnew lists the files that did not change and that .sops.yaml has seal for

@@ -43,10 +43,23 @@ func (c *checker) other(ctx context.Context, f File, outside bool) error {
 		return err
 	}
 	c.privateKey(f.Path, data)
+	if outside && aboutKustomize(data) {
+		c.mu.Lock()
+		c.kustomizes = true
+		if namesGenerator(data) {
+			c.generators = append(c.generators, f.Path)
+		}
+		c.mu.Unlock()
+	}
 	if !isNotation(f.Path) && outside {
 		return nil
 	}
 	m, err := manifest.Parse(f.Path, data)
+	if outside && (err == nil && m.Form == manifest.Kubernetes && m.Sealed || err != nil && bytes.Contains(data, []byte("sops")) && hasSealedSecret(data)) {
+		c.mu.Lock()
+		c.sealedOutside = append(c.sealedOutside, f.Path)
+		c.mu.Unlock()
+	}
 	switch {
 	case err == nil && m.Kind.IsSecret() && m.CheckSealed() != nil:
 		c.manifestError(f.Path, m.CheckSealed())
@@ -167,7 +180,7 @@ func (c *checker) outside(ctx context.Context) error {
 	}
 	paths := map[string]bool{}
 	for _, search := range [][]string{
-		{"-F", "-e", privateKey},
+		{"-F", "-e", privateKey, "-e", ownGenerator, "-e", ksopsVersion},
 		{"-E", "-e", secretKind},
 	} {
 		found, err := c.tree.grep(ctx, search, nil, true)

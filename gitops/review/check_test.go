@@ -39,7 +39,7 @@ type planted struct {
 }
 
 func plantedCommits() []planted {
-	return []planted{
+	return append(plantedKustomizations(), []planted{
 		{name: "an unknown field", plant: func(r *testRepo) { r.edit(dbFile, "owner: dana", "ownr: dana") },
 			found: []string{"manifest-invalid " + dbFile + ":%ownr", "binding-stale"}},
 		{name: "no YAML", plant: func(r *testRepo) { r.write("workspaces/orders/secrets/x.yaml", "name: [x\n") },
@@ -264,7 +264,7 @@ func plantedCommits() []planted {
 		{name: "sealed for a key that the ring does not have", keys: true, plant: func(r *testRepo) {
 			r.seal(dbFile, r.plain("orders-db-r", "orders", "key-value", "r", "password"), r.recipient("payments"))
 		}, found: []string{"recipient-extra " + dbFile + ":%recipient", "recipient-missing " + dbFile + ":%recipient", "unseal-no-key " + dbFile + ":%recipient"}},
-	}
+	}...)
 }
 
 func (r *testRepo) remove(path string) {

@@ -61,6 +61,15 @@ const (
 	GrantWidens  CheckID = "grant-widens-instance"
 	RoleTwice    CheckID = "role-twice"
 	RoleHides    CheckID = "role-hides-instance"
+
+	// Kustomizations.
+	KustomizeDropped   CheckID = "kustomize-dropped"
+	KustomizeFunction  CheckID = "kustomize-function"
+	KustomizeFlags     CheckID = "kustomize-flags"
+	KustomizeSealed    CheckID = "kustomize-sealed"
+	KustomizeUnlisted  CheckID = "kustomize-unlisted"
+	KustomizeMissing   CheckID = "kustomize-missing"
+	KustomizeWorkspace CheckID = "kustomize-workspace"
 )
 
 // About is what is to say about a check whatever it found.
@@ -126,5 +135,13 @@ func Checks() []About {
 		{GrantWidens, LevelWarning, "A right that spans workspaces gets wider", "have the instance's owners agree"},
 		{RoleTwice, LevelError, "Two files define one role", "remove one; until then reads of the scope are refused (policy-broken)"},
 		{RoleHides, LevelWarning, "A workspace's role hides the instance's of that name", "rename it, unless the workspace means to say who has the role here"},
+
+		{KustomizeDropped, LevelError, "A kustomize build succeeds and lacks the Secret", "list the generator under generators:, with a function"},
+		{KustomizeFunction, LevelWarning, "Stock kustomize does not run a generator, or not as it reads", "write the annotation config.kubernetes.io/function: 'exec: {path: sealward, args: [kustomize]}', and nothing that changes it"},
+		{KustomizeFlags, LevelWarning, "Something builds a tree with generators without what they need", flagsRemedy},
+		{KustomizeSealed, LevelWarning, "A sealed Secret among resources goes out as ciphertext", "name it in the files: of a SealedSecretGenerator, or build with sealward build, which unseals it as the file is read"},
+		{KustomizeUnlisted, LevelWarning, "No kustomization lists a generator", "list it under generators:, or remove it"},
+		{KustomizeMissing, LevelError, "A generator names a secret or file that is not there", "mend the path, which is relative to the folder of the kustomization that lists the generator"},
+		{KustomizeWorkspace, LevelError, "A kustomization names a workspace that it may not", "have the workspace's owners agree, and name it in builds: of sealward.yaml"},
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -32,6 +34,17 @@ func (e *InputError) Error() string { return e.err.Error() }
 func (e *InputError) Unwrap() error { return e.err }
 
 func inputf(format string, args ...any) error { return &InputError{fmt.Errorf(format, args...)} }
+
+// IsClone reports that a folder is in a clone that kustomize made of a remote base.
+// Who writes there must not bring settings of their own (Unsealer.Built).
+func IsClone(dir string) bool {
+	tmp, err := filepath.EvalSymlinks(os.TempDir())
+	if err != nil {
+		tmp = os.TempDir()
+	}
+	rel, err := filepath.Rel(tmp, dir)
+	return err == nil && strings.HasPrefix(rel, "kustomize-")
+}
 
 // Function is a KRM function: what kustomize's exec and container functions run.
 type Function struct {
