@@ -111,6 +111,9 @@ func TestBuildRefuses(t *testing.T) {
 			w.t.Cleanup(server.Close)
 			w.write(kustomization, "resources: ['"+server.URL+"/web.yaml']\n")
 		}, want: []string{"Secret web is still sealed in the output", "it may come from \"http://127.0.0.1:"}},
+		"a sealed Secret as a patch": {files: map[string]string{kustomization: "resources: [plain.yaml]\npatches: [{path: web.yaml}]\n", "overlays/prod/plain.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: web, namespace: shop}\n"}, prepare: func(w *world) {
+			w.seal("overlays/prod/web.yaml", sealedSecret)
+		}, want: []string{"Secret web is still sealed in the output", "or a patch"}},
 		"a generator from an address": {prepare: func(w *world) {
 			w.write("gen.yaml", dbGenerator)
 			server := httptest.NewServer(http.FileServer(http.Dir(w.dir)))
