@@ -189,8 +189,8 @@ func (f *buildFS) restoreOrigin(res *resource.Resource) error {
 			origin.Path, origin.ConfiguredIn = "", origin.Path
 		}
 		origin.ConfiguredBy = kyaml.ResourceIdentifier{
-			TypeMeta: kyaml.TypeMeta{APIVersion: d.head.APIVersion, Kind: d.head.Kind},
-			NameMeta: kyaml.NameMeta{Name: d.head.Metadata.Name, Namespace: d.head.Metadata.Namespace},
+			TypeMeta: kyaml.TypeMeta{APIVersion: d.head.apiVersion, Kind: d.head.kind},
+			NameMeta: kyaml.NameMeta{Name: d.head.name, Namespace: d.head.namespace},
 		}
 	}
 	return res.SetOrigin(origin)
