@@ -11,6 +11,7 @@ FUZZTIME ?= 60s
 TOOLS    := bin/tools
 SOPS     := v3.13.3
 AGE      := v1.3.1
+KUSTOMIZE := v5.8.1
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .PHONY: build demo test check bench lint fuzz tools cross clean
@@ -21,9 +22,10 @@ build:
 demo: build
 	bin/sealward demo
 
-# The real programs that tests compare with: sops and age are built through the Go
-# module proxy, the others come from the system's packages. git comes with the machine.
-tools: $(TOOLS)/sops $(TOOLS)/age
+# The real programs that tests compare with: sops, age and kustomize are built through
+# the Go module proxy, the others come from the system's packages. git comes with the
+# machine.
+tools: $(TOOLS)/sops $(TOOLS)/age $(TOOLS)/kustomize
 	@for tool in gpg:gnupg ssh-keygen:openssh-client sshd:openssh-server openssl:openssl curl:curl jq:jq; do \
 		PATH="$$PATH:/usr/sbin" command -v $${tool%%:*} >/dev/null && continue; \
 		echo "installing $${tool##*:}, which the tests use"; \
@@ -31,6 +33,8 @@ tools: $(TOOLS)/sops $(TOOLS)/age
 	done
 $(TOOLS)/sops:
 	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/getsops/sops/v3/cmd/sops@$(SOPS)
+$(TOOLS)/kustomize:
+	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE)
 $(TOOLS)/age:
 	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install filippo.io/age/cmd/age@$(AGE) filippo.io/age/cmd/age-keygen@$(AGE)
 

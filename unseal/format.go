@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -171,9 +172,20 @@ func (w *Whole) Properties() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// WriteDir writes one file a key, for its owner only, into a folder that does not
-// exist yet or is empty. All are there, or none.
-func WriteDir(dir string, values []seal.Value) (err error) {
+// WriteDir writes one file a key, as WriteFiles does.
+func WriteDir(dir string, values []seal.Value) error {
+	return WriteFiles(dir, func(yield func(name string, data []byte) bool) {
+		for _, v := range values {
+			if !yield(v.Key.String(), v.Data) {
+				return
+			}
+		}
+	})
+}
+
+// WriteFiles writes files, for their owner only, into a folder that does not exist yet
+// or is empty. All are there, or none.
+func WriteFiles(dir string, files iter.Seq2[string, []byte]) (err error) {
 	taken := fmt.Errorf("%s exists and is no empty folder; nothing was written", dir)
 	if info, err := os.Lstat(dir); err == nil {
 		entries, err := os.ReadDir(dir)
@@ -198,13 +210,13 @@ func WriteDir(dir string, values []seal.Value) (err error) {
 		return err
 	}
 	defer root.Close()
-	for _, v := range values {
-		// Two keys may be one file where case does not count.
-		f, err := root.OpenFile(v.Key.String(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	for name, data := range files {
+		// Two names may be one file where case does not count.
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}
-		_, err = f.Write(v.Data)
+		_, err = f.Write(data)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}

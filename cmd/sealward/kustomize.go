@@ -87,7 +87,9 @@ a program named ksops is a link to sealward. With CONFIGFILE, it is one of
 kustomize's older exec plugins and prints the objects.
 
 What kustomize runs is told by the environment: SEALWARD_KEYRING,
-SEALWARD_ALLOW_UNBOUND, SEALWARD_PLACEHOLDERS, SEALWARD_WORKSPACE.`,
+SEALWARD_ALLOW_UNBOUND, SEALWARD_PLACEHOLDERS, SEALWARD_WORKSPACE. A generator in
+a remote base may use what the folder that kustomize was started in may use, or
+the folder in SEALWARD_BUILD: settings of the remote base do not count.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	flags.add(c)
@@ -99,6 +101,15 @@ SEALWARD_ALLOW_UNBOUND, SEALWARD_PLACEHOLDERS, SEALWARD_WORKSPACE.`,
 		dir, err := os.Getwd()
 		if err != nil {
 			return err
+		}
+		if kustomize.IsClone(dir) {
+			// kustomize does not say what it builds. It leaves PWD as it was started with.
+			if u.Built = a.Getenv("SEALWARD_BUILD"); u.Built == "" {
+				u.Built = a.Getenv("PWD")
+			}
+			if u.Built, err = filepath.Abs(u.Built); err != nil {
+				return err
+			}
 		}
 		f := &kustomize.Function{Unsealer: u, Dir: dir, Warn: a.notes()}
 		if len(args) == 0 {

@@ -45,7 +45,7 @@ func tools() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, tool := range []string{"sops", "age", "age-keygen"} {
+	for _, tool := range []string{"sops", "age", "age-keygen", "kustomize"} {
 		if _, err := os.Stat(filepath.Join(dir, tool)); err != nil {
 			return "", fmt.Errorf("%s is missing: run make tools", tool)
 		}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -32,6 +34,17 @@ func (e *InputError) Error() string { return e.err.Error() }
 func (e *InputError) Unwrap() error { return e.err }
 
 func inputf(format string, args ...any) error { return &InputError{fmt.Errorf(format, args...)} }
+
+// IsClone reports that a folder is in a clone that kustomize made of a remote base.
+// Who writes there must not bring settings of their own (Unsealer.Built).
+func IsClone(dir string) bool {
+	tmp, err := filepath.EvalSymlinks(os.TempDir())
+	if err != nil {
+		tmp = os.TempDir()
+	}
+	rel, err := filepath.Rel(tmp, dir)
+	return err == nil && strings.HasPrefix(rel, "kustomize-")
+}
 
 // Function is a KRM function: what kustomize's exec and container functions run.
 type Function struct {
@@ -63,7 +76,7 @@ func (f *Function) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	}
 	made, failed := f.process(ctx, list)
-	items := append(slices.Clip(list.items), made...)
+	items := append(slices.DeleteFunc(slices.Clone(list.items), list.isConfig), made...)
 	if failed != nil {
 		items = nil
 		results = append(results, resultsOf(failed, list.reference())...)
@@ -215,6 +228,14 @@ func readResourceList(in io.Reader) (*resourceList, error) {
 		}
 	}
 	return list, nil
+}
+
+// isConfig tells the functionConfig among the items, where kustomize puts it for
+// generators. Left there it would become a resource, and a second generator of that name
+// in another kustomization of the build a conflict.
+func (l *resourceList) isConfig(item *yaml.RNode) bool {
+	return l.config != nil && item.GetAnnotations()[transformedAnnotation] == "" && IsGenerator(item.GetApiVersion(), item.GetKind()) &&
+		item.GetKind() == l.config.GetKind() && item.GetName() == l.config.GetName()
 }
 
 // reference names the functionConfig in results.

@@ -27,7 +27,8 @@ type Unsealer struct {
 	Placeholders bool
 	// Workspace of sealed files that say nothing of theirs; zero: public.
 	Workspace manifest.Workspace
-	// Warn tells what is odd but accepted, such as a missing binding; nil: nobody.
+	// Warn tells what is odd but accepted, such as a missing binding, from several
+	// goroutines; nil: nobody.
 	Warn func(text string)
 	// Built, where it is set, is the folder whose build this is: kustomizations
 	// outside its tree (remote bases) may name what it may name.

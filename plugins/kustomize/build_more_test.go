@@ -1,0 +1,182 @@
+package kustomize_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/kustomize/api/types"
+
+	"github.com/sealward/sealward/plugins/kustomize"
+)
+
+// build builds overlays/prod of a shop with these files and returns its YAML.
+func (w *world) build(u *kustomize.Unsealer, files map[string]string) (*kustomize.Built, string) {
+	w.t.Helper()
+	for file, text := range files {
+		w.write(file, text)
+	}
+	built, err := kustomize.Build(context.Background(), w.path("overlays/prod"), u, kustomize.BuildOptions{})
+	w.must(err)
+	text, err := built.YAML()
+	w.must(err)
+	return built, string(text)
+}
+
+// A kustomization is printed anew when something in it is replaced. Whatever else it
+// says must come through that.
+func TestKustomizationComesThrough(t *testing.T) {
+	var k types.Kustomization
+	fill(reflect.ValueOf(&k).Elem(), 0)
+	text, err := kustomize.PrintKustomization(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back types.Kustomization
+	if err := back.Unmarshal(text); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if !reflect.DeepEqual(k, back) {
+		t.Errorf("wrote\n%+v\nread\n%+v\n%s", k, back, text)
+	}
+}
+
+// fill gives every field a value that is not its zero.
+func fill(v reflect.Value, n int) {
+	switch v.Kind() {
+	case reflect.String:
+		texts := []string{"Y", "0123", "a: b # c", "\x7f\u2028 ü 😀\t", "1e3", "null", "line\n  two\n", "'\"<&>"}
+		v.SetString(texts[n%len(texts)])
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(int64(n) + 1)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(v.Index(0), n)
+		fill(v.Index(1), n+1)
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		item := reflect.New(v.Type().Elem()).Elem()
+		fill(item, n+1)
+		v.SetMapIndex(reflect.ValueOf("no").Convert(v.Type().Key()), item)
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(map[string]any{"port": 8080.0, "half": 0.5, "list": []any{"0x10", true, nil}}))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() && v.Type().Field(i).Tag.Get("json") != "-" {
+				fill(v.Field(i), n+i)
+			}
+		}
+	}
+}
+
+// kustomize logs a variable's value when it cannot stand in a text.
+func TestBuildLogsNoValue(t *testing.T) {
+	var logged bytes.Buffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(os.Stderr)
+	w := shop(t)
+	w.build(w.unsealer(), map[string]string{
+		"overlays/prod/kustomization.yaml": "generators: [gen.yaml]\nresources: [config.yaml]\nconfigurations: [vars.yaml]\nvars:\n- {name: ALL, objref: {apiVersion: v1, kind: Secret, name: db}, fieldref: {fieldpath: data}}\n- {name: UNUSED, objref: {apiVersion: v1, kind: Secret, name: db}}\n",
+		"overlays/prod/vars.yaml":          "varReference: [{path: data, kind: ConfigMap}]\n",
+		"overlays/prod/config.yaml":        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {all: \"all of $(ALL)\"}\n",
+		"overlays/prod/gen.yaml":           dbGenerator,
+	})
+	if got := logged.String(); strings.Contains(got, "aHVudGVyM") || !strings.Contains(got, "may hold a value; it is withheld") || !strings.Contains(got, "never replaced: ") {
+		t.Errorf("logged %q", got)
+	}
+	if log.Writer() != &logged {
+		t.Error("the logger is not as it was")
+	}
+}
+
+// A kustomization that is a link is one, wherever the link leads in its folder.
+func TestBuildThroughLinks(t *testing.T) {
+	w := shop(t)
+	w.must(os.Remove(w.path("overlays/prod/kustomization.yaml")))
+	w.must(os.Symlink("files/prod.yaml", w.path("overlays/prod/kustomization.yaml")))
+	_, text := w.build(w.unsealer(), map[string]string{"overlays/prod/files/prod.yaml": "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": dbGenerator})
+	if !strings.Contains(text, "password: aHVudGVyMi1odW50ZXIy") {
+		t.Error(text)
+	}
+}
+
+// What is wrong with a build is told whatever the sealed files hold; placeholders stand
+// in the same objects.
+func TestBuildPlaceholders(t *testing.T) {
+	w := shop(t)
+	files := map[string]string{
+		"overlays/prod/kustomization.yaml": "namePrefix: p-\ngenerators: [gen.yaml]\nresources: [web.yaml]\n",
+		"overlays/prod/gen.yaml":           generator + "secrets: [{workspace: orders, name: api}, {workspace: orders, name: db-r, metadata: {name: db}}]\n",
+	}
+	built, real := w.build(w.unsealer(), files)
+	if !built.Unsealed {
+		t.Error("nothing was unsealed")
+	}
+	w.must(os.RemoveAll(w.keyring))
+	dummies, text := w.build(&kustomize.Unsealer{Placeholders: true}, nil)
+	if dummies.Unsealed || strings.Contains(text, "aHVudGVyM") || strings.Count(text, "sealward.dev/placeholder: \"true\"") != 3 {
+		t.Errorf("placeholders:\n%s", text)
+	}
+	_, again := w.build(&kustomize.Unsealer{Placeholders: true}, nil)
+	if text != again {
+		t.Error("placeholders differ between two builds")
+	}
+	keys := func(text string) (out []string) {
+		for line := range strings.Lines(text) {
+			key, _, _ := strings.Cut(line, ":")
+			if !strings.Contains(key, "annotations") && !strings.Contains(key, "sealward.dev") {
+				out = append(out, key)
+			}
+		}
+		return out
+	}
+	if a, b := fmt.Sprint(keys(real)), fmt.Sprint(keys(text)); a != b {
+		t.Errorf("%s\nplaceholders: %s", a, b)
+	}
+}
+
+func TestVerify(t *testing.T) {
+	path := stock(t)
+	t.Setenv("PATH", path)
+	w := shop(t)
+	built, _ := w.build(w.unsealer(), map[string]string{
+		"overlays/prod/kustomization.yaml": "generators: [gen.yaml]\nresources: [config.yaml]\n",
+		"overlays/prod/gen.yaml":           strings.Replace(dbGenerator, "{name: all}", "{name: all, annotations: {config.kubernetes.io/function: \"exec: {path: sealward, args: [kustomize]}\"}}", 1),
+		"overlays/prod/config.yaml":        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\n",
+	})
+	s := kustomize.Stock{Program: "kustomize", Env: append(os.Environ(), "SEALWARD_KEYRING="+w.keyring)}
+	found, err := built.Verify(context.Background(), w.path("overlays/prod"), s)
+	if err != nil || len(found) > 0 {
+		t.Fatalf("%v, %v", found, err)
+	}
+	// The tree changes between the two builds.
+	w.seal("workspaces/orders/secrets/db-r.yaml", secretText("orders", "db-r", "username: orders\npassword: other-"+value+"\nmore: key"))
+	w.write("overlays/prod/config.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: n}\ndata: {a: b}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: y, labels: {a: b}}\n")
+	if found, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err != nil {
+		t.Fatal(err)
+	}
+	want := "[ConfigMap n/x: only kustomize makes it ConfigMap x: only sealward build makes it ConfigMap y: metadata.labels: only the other has it " +
+		"Secret db: data.more: only the other has it Secret db: data.password: differs]"
+	if got := fmt.Sprint(found); got != want {
+		t.Errorf("found %s\nwant  %s", got, want)
+	}
+	// A failure of the other is told without what it said.
+	s.Env = append(s.Env, "SEALWARD_KEYRING="+w.path("nowhere"))
+	if _, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err == nil || !strings.Contains(err.Error(), "may hold values") {
+		t.Error(err)
+	}
+	s.Program = "kustomize-that-is-not-there"
+	if _, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err == nil || !strings.Contains(err.Error(), "cannot be run") {
+		t.Error(err)
+	}
+}

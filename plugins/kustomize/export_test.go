@@ -1,0 +1,4 @@
+package kustomize
+
+// PrintKustomization is for tests.
+var PrintKustomization = printKustomization
