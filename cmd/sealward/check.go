@@ -34,7 +34,8 @@ func (a *app) checkCmd() *cobra.Command {
 		Use:   "check [PATH|WORKSPACE/NAME...]",
 		Short: "Find what is wrong with the manifests, without any key",
 		Long: `Check every manifest of the work tree, the creation rules and the settings: form,
-place, values in the clear, recipients, MAC and binding, parts, grants and roles.
+place, values in the clear, recipients, MAC and binding, parts, grants and roles, and
+how kustomizations use generators of secrets.
 It needs no private key; where the keyring has one, every file is opened as well.
 No value is ever shown. docs/checks.md explains each finding by its id.
 

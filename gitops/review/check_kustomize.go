@@ -126,11 +126,14 @@ type kustomizeLint struct {
 	generators     map[string][]*generator   // by file; those that stand in a file of their own
 	used           map[*generator]bool
 	walked         map[string]bool
-	secrets        []listed        // resources that may be sealed Secrets
-	sealed         map[string]bool // files outside workspaces/ that may hold one
+	found          map[string][]*generator // what below answered
+	reached        map[reachedKey]bool     // what reaches answered
+	secrets        []listed                // resources that may be sealed Secrets
+	sealed         map[string]bool         // files outside workspaces/ that may hold one
 	calls          []stockBuild
-	argoOptions    bool // Argo CD is told both flags
-	fluxDecrypts   bool // Flux unseals after its build
+	folders        []string // of kustomizations, sorted
+	argoOptions    bool     // Argo CD is told both flags
+	fluxDecrypts   bool     // Flux unseals after its build
 
 	wanted   []wantedFile
 	findings []Finding
@@ -194,7 +197,7 @@ func (l *kustomizeLint) on(id CheckID, g *generator, n *yaml.Node, field, messag
 // kustomizeFindings looks at the kustomizations of a tree; candidates are the files that
 // may have a generator of ours or a sealed Secret. Level and the usual remedy are for the caller to add.
 func (t *Tree) kustomizeFindings(ctx context.Context, candidates []string) ([]Finding, error) {
-	l := &kustomizeLint{tree: t, kustomizations: map[string]*kustomization{}, generators: map[string][]*generator{}, used: map[*generator]bool{}, walked: map[string]bool{}, sealed: map[string]bool{}}
+	l := &kustomizeLint{tree: t, kustomizations: map[string]*kustomization{}, generators: map[string][]*generator{}, used: map[*generator]bool{}, walked: map[string]bool{}, sealed: map[string]bool{}, found: map[string][]*generator{}, reached: map[reachedKey]bool{}}
 	if err := l.read(ctx, candidates); err != nil {
 		return nil, err
 	}
@@ -245,7 +248,7 @@ func (l *kustomizeLint) read(ctx context.Context, candidates []string) error {
 	}
 	wanted := map[string]bool{}
 	for _, p := range candidates {
-		l.sealed[p] = true // if it is, which sealedResources looks at
+		l.sealed[p] = true        // if it is, which sealedResources looks at
 		wanted[p] = isNotation(p) // not the pages that tell of generators
 	}
 	for _, p := range names {
@@ -415,46 +418,70 @@ func (l *kustomizeLint) misplaced(gs []*generator, e listed, message string) {
 
 // transform is one entry of transformers: or validators:.
 func (l *kustomizeLint) transform(e listed) {
-	gs := e.inline
-	if p, ok := l.resolve(e.in.dir, e.text); ok && len(gs) == 0 {
-		gs = l.below(p, map[string]bool{})
-	}
+	gs := l.of(e)
 	if len(gs) > 0 {
 		l.misplaced(gs, e, "a generator makes nothing as a transformer or validator: without --enable-exec it is left out in silence, with it it refuses")
 	}
 }
 
-// below lists the generators of a file, or of the files that a folder's kustomization lists.
-func (l *kustomizeLint) below(p string, seen map[string]bool) (out []*generator) {
-	if seen[p] {
-		return nil
+// below lists the generators of a file, or of the files that a folder's kustomization
+// lists.
+func (l *kustomizeLint) below(p string) []*generator {
+	if found, ok := l.found[p]; ok {
+		return found
 	}
-	seen[p] = true
-	k := l.kustomizations[p]
-	if k == nil {
-		return l.generators[p]
-	}
-	for _, field := range []string{"resources", "bases", "components"} {
-		for _, e := range k.entries[field] {
+	var out []*generator
+	seen := map[string]bool{}
+	todo := []string{p}
+	for len(todo) > 0 {
+		p := todo[0]
+		todo = todo[1:]
+		if seen[p] {
+			continue
+		}
+		seen[p] = true
+		k := l.kustomizations[p]
+		if k == nil {
+			out = append(out, l.generators[p]...)
+			continue
+		}
+		for _, e := range k.bases() {
 			if q, ok := l.resolve(p, e.text); ok {
-				out = append(out, l.below(q, seen)...)
+				todo = append(todo, q)
 			}
 		}
 	}
+	l.found[p] = out
 	return out
 }
 
+// bases are the entries of a kustomization that it passes on.
+func (k *kustomization) bases() []listed {
+	return slices.Concat(k.entries["resources"], k.entries["bases"], k.entries["components"])
+}
+
+// of lists the generators of an entry of generators: or transformers:.
+func (l *kustomizeLint) of(e listed) []*generator {
+	if p, ok := l.resolve(e.in.dir, e.text); ok && len(e.inline) == 0 {
+		return l.below(p)
+	}
+	return e.inline
+}
+
+// maxWanted bounds what is looked up for a tree: one generator of many entries can be
+// listed by many kustomizations.
+const maxWanted = 200_000
+
 // generate is one entry of generators: in the kustomization of a folder.
 func (l *kustomizeLint) generate(root string, e listed) {
-	gs := e.inline
-	p, ok := l.resolve(root, e.text)
-	if ok && len(gs) == 0 {
-		gs = l.below(p, map[string]bool{})
-		if len(gs) > 0 {
-			l.changedGenerators(p)
-		}
+	gs := l.of(e)
+	if p, ok := l.resolve(root, e.text); ok && len(gs) > 0 {
+		l.changedGenerators(p)
 	}
 	for _, g := range gs {
+		if len(l.wanted) > maxWanted {
+			return
+		}
 		if !l.used[g] {
 			l.used[g] = true
 			l.function(g)
@@ -474,11 +501,9 @@ func (l *kustomizeLint) changedGenerators(p string) {
 	for _, change := range k.changes {
 		l.at(KustomizeFunction, change, "changes the generator, not the Secret that it makes, and can take its function away; sealward build refuses it", "")
 	}
-	for _, field := range []string{"resources", "bases", "components"} {
-		for _, e := range k.entries[field] {
-			if q, ok := l.resolve(p, e.text); ok {
-				l.changedGenerators(q)
-			}
+	for _, e := range k.bases() {
+		if q, ok := l.resolve(p, e.text); ok {
+			l.changedGenerators(q)
 		}
 	}
 }
@@ -804,29 +829,44 @@ func (l *kustomizeLint) function(g *generator) {
 	}
 }
 
+// anywhere stands for all folders.
+const anywhere = ""
+
+type reachedKey struct {
+	dir       string
+	anyOfThem bool
+}
+
 // reaches reports that a build of a folder runs into a generator of ours that wants a
-// program, or with any, into one at all.
-func (l *kustomizeLint) reaches(dir string, anyOfThem bool, seen map[string]bool) bool {
-	k := l.kustomizations[dir]
-	if k == nil || seen[dir] {
-		return false
+// program, or with anyOfThem, into one at all.
+func (l *kustomizeLint) reaches(dir string, anyOfThem bool) bool {
+	key := reachedKey{dir, anyOfThem}
+	if known, ok := l.reached[key]; ok {
+		return known
 	}
-	seen[dir] = true
-	for _, e := range k.entries["generators"] {
-		gs := e.inline
-		if p, ok := l.resolve(dir, e.text); ok && len(gs) == 0 {
-			gs = l.below(p, map[string]bool{})
+	l.reached[key] = false
+	seen := map[string]bool{}
+	todo := []string{dir}
+	if dir == anywhere {
+		todo = slices.Clone(l.folders)
+	}
+	for len(todo) > 0 {
+		dir := todo[0]
+		todo = todo[1:]
+		k := l.kustomizations[dir]
+		if k == nil || seen[dir] {
+			continue
 		}
-		for _, g := range gs {
-			if anyOfThem || g.execs {
+		seen[dir] = true
+		for _, e := range k.entries["generators"] {
+			if slices.ContainsFunc(l.of(e), func(g *generator) bool { return anyOfThem || g.execs }) {
+				l.reached[key] = true
 				return true
 			}
 		}
-	}
-	for _, field := range []string{"resources", "bases", "components"} {
-		for _, e := range k.entries[field] {
-			if p, ok := l.resolve(dir, e.text); ok && l.reaches(p, anyOfThem, seen) {
-				return true
+		for _, e := range k.bases() {
+			if p, ok := l.resolve(dir, e.text); ok {
+				todo = append(todo, p)
 			}
 		}
 	}

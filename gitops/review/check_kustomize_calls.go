@@ -288,6 +288,7 @@ func kubectlFolder(words []string) (folder string, ok bool) {
 
 // stockBuilds reports the calls that build a tree with generators that they do not run.
 func (l *kustomizeLint) stockBuilds() {
+	l.folders = slices.Sorted(maps.Keys(l.kustomizations))
 	for _, c := range l.calls {
 		if c.argo && l.argoOptions || !l.builds(c) {
 			continue
@@ -314,7 +315,7 @@ func (l *kustomizeLint) folder(c stockBuild) string {
 		}
 	}
 	if p := path.Clean(c.target); p != "." { // from a folder that the script went to
-		for _, dir := range slices.Sorted(maps.Keys(l.kustomizations)) {
+		for _, dir := range l.folders {
 			if strings.HasSuffix(dir, "/"+strings.TrimLeft(p, "./")) {
 				return dir
 			}
@@ -326,17 +327,13 @@ func (l *kustomizeLint) folder(c stockBuild) string {
 // builds reports that a call can come upon a generator that it does not run.
 func (l *kustomizeLint) builds(c stockBuild) bool {
 	if dir := l.folder(c); dir != "" {
-		return l.reaches(dir, c.anyGenerator, map[string]bool{})
+		return l.reaches(dir, c.anyGenerator)
 	}
 	switch {
 	case strings.Contains(c.target, "://") || strings.Contains(c.target, "?ref="):
 		return false // another repository's
 	case c.target == "" || c.target == "." || strings.ContainsAny(c.target, "$"):
-		for dir := range l.kustomizations {
-			if l.reaches(dir, c.anyGenerator, map[string]bool{}) {
-				return true
-			}
-		}
+		return l.reaches(anywhere, c.anyGenerator)
 	}
 	return false
 }

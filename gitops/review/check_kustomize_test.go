@@ -110,6 +110,7 @@ func TestCheckKustomizeHostile(t *testing.T) {
 		r.write(fmt.Sprintf("deploy/%d/kustomization.yaml", i), fmt.Sprintf("resources: [../%d, ../%d, ../../deploy/%[1]d]\ngenerators: [../%[1]d, ../%[2]d, ../g]\n", (i+1)%40, (i+2)%40))
 		fmt.Fprintf(&all, "kustomize build deploy/%d\n", i)
 	}
+	all.WriteString(strings.Repeat("kustomize build .\nkustomize build nowhere\n", 20_000))
 	r.write("deploy/kustomization.yaml", "resources: ['0']\ngenerators: ['0', 'g']\ntransformers: ['1']\n")
 	r.write("deploy/g/kustomization.yaml", "resources: [g.yaml]\n")
 	r.write("deploy/g/g.yaml", generatorFile("g", "files: ['../../../../../etc/passwd', /etc/passwd, {path: {}}, [x], '']\nsources: [{envs: {}}, 3]\nsecrets: {}\n"))

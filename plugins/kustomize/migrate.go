@@ -89,11 +89,7 @@ func MigrateKSOPS(dir string) (*Migration, error) {
 }
 
 func isYAML(name string) bool {
-	return hasKustomizationName(name) || slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(path.Ext(name)))
-}
-
-func hasKustomizationName(name string) bool {
-	return slices.Contains([]string{"kustomization.yaml", "kustomization.yml", "Kustomization"}, name)
+	return isKustomization(name) || slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(path.Ext(name)))
 }
 
 // migration is one under way.
@@ -166,7 +162,7 @@ func (m *migration) file(file string, data []byte) error {
 			if name, ok := m.generator(t, doc, file, doc.Line); ok {
 				names = append(names, name)
 			}
-		case hasKustomizationName(path.Base(file)):
+		case isKustomization(file):
 			for _, n := range items(valueOf(doc, "generators")) {
 				if n.Kind != yaml.ScalarNode || !strings.Contains(n.Value, KSOPSVersion) {
 					continue
