@@ -258,7 +258,7 @@ func (p *parser) target(f *fields, t *Target) {
 		p.targetMetadata(p.fields(n, f.at("metadata")), t)
 	}
 	if s, n := f.text("type"); n != nil {
-		if !secretType.MatchString(s) {
+		if !isSecretType(s) {
 			p.fail(n, f.at("type"), "is no type of a Kubernetes Secret, such as Opaque or kubernetes.io/tls")
 		}
 		t.Type = s
@@ -382,4 +382,6 @@ func merged(a, b map[string]string) map[string]string {
 	return out
 }
 
-var secretType = regexp.MustCompile(`^[-A-Za-z0-9._/]{1,253}$`)
+var secretType = regexp.MustCompile(`^[-A-Za-z0-9._/]+$`)
+
+func isSecretType(s string) bool { return len(s) <= 253 && secretType.MatchString(s) }

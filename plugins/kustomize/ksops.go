@@ -32,7 +32,7 @@ func (p *parser) secretFrom(n *yaml.Node, path string) SourceEntry {
 		p.targetMetadata(p.fields(n, f.at("metadata")), &e.Target)
 	}
 	if s, n := f.text("type"); n != nil {
-		if s != "" && !secretType.MatchString(s) {
+		if s != "" && !isSecretType(s) {
 			p.fail(n, f.at("type"), "is no type of a Kubernetes Secret, such as Opaque or kubernetes.io/tls")
 		}
 		e.Type = s

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
@@ -22,6 +23,16 @@ type Tree struct {
 	dir      string
 	root     *os.Root
 	settings workspace.Settings
+
+	mu           sync.Mutex
+	repositories map[string]foundRepository // by folder
+}
+
+// foundRepository is what Tree.repository returns.
+type foundRepository struct {
+	repo *workspace.Repository
+	rel  string
+	err  error
 }
 
 // FindTree finds the tree around a kustomization's folder: the outermost folder with
@@ -154,6 +165,20 @@ func readError(rel string, err error) error {
 // folder with a .sops.yaml and workspaces/ or instance/. rel is its path below the
 // tree.
 func (t *Tree) repository(root string) (repo *workspace.Repository, rel string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found, known := t.repositories[root]
+	if !known {
+		found.repo, found.rel, found.err = t.findRepository(root)
+		if t.repositories == nil {
+			t.repositories = map[string]foundRepository{}
+		}
+		t.repositories[root] = found
+	}
+	return found.repo, found.rel, found.err
+}
+
+func (t *Tree) findRepository(root string) (repo *workspace.Repository, rel string, err error) {
 	for at := root; ; at = filepath.Dir(at) {
 		rel, ok := t.rel(at)
 		if !ok {
