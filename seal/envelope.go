@@ -194,7 +194,7 @@ func decrypt(file string, tree sops.Tree, cipher *fieldCipher, dataKey []byte) e
 	if meta.MessageAuthenticationCode == "" || !manifest.IsSealedValue(meta.MessageAuthenticationCode) {
 		return bad("sops.mac", ReasonMAC, "the MAC is missing or damaged")
 	}
-	mac, err := tree.Decrypt(dataKey, cipher)
+	mac, err := decryptTree(tree, dataKey, cipher)
 	if err != nil && cipher.clear {
 		return inTheClear(file, cipher.failed)
 	}

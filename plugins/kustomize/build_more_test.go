@@ -3,6 +3,7 @@ package kustomize_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -142,6 +143,36 @@ func TestBuildPlaceholders(t *testing.T) {
 	}
 	if a, b := fmt.Sprint(keys(real)), fmt.Sprint(keys(text)); a != b {
 		t.Errorf("%s\nplaceholders: %s", a, b)
+	}
+}
+
+// Functions that are allowed see the unsealed objects; they get them on standard input.
+func TestBuildRunsWhatIsAllowed(t *testing.T) {
+	w := shop(t)
+	for file, text := range map[string]string{
+		"overlays/prod/kustomization.yaml": "generators: [gen.yaml]\ntransformers:\n" + indented("apiVersion: example.com/v1\nkind: Seen\nmetadata:\n  name: seen\n  annotations: {config.kubernetes.io/function: \"exec: {path: ./seen.sh}\"}\n"),
+		"overlays/prod/seen.sh":            "#!/bin/sh\nsed 's/name: db$/name: seen/'\n",
+		"overlays/prod/gen.yaml":           dbGenerator,
+	} {
+		w.write(file, text)
+	}
+	w.must(os.Chmod(w.path("overlays/prod/seen.sh"), 0o755))
+	built, err := kustomize.Build(context.Background(), w.path("overlays/prod"), w.unsealer(), kustomize.BuildOptions{Plugins: true, Exec: true})
+	w.must(err)
+	text, err := built.YAML()
+	w.must(err)
+	if !strings.Contains(string(text), "name: seen") || !strings.Contains(string(text), "aHVudGVyMi1odW50ZXIy") {
+		t.Errorf("%s", text)
+	}
+}
+
+func TestBuildStops(t *testing.T) {
+	w := shop(t)
+	w.write("overlays/prod/gen.yaml", dbGenerator)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := kustomize.Build(ctx, w.path("overlays/prod"), w.unsealer(), kustomize.BuildOptions{}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 

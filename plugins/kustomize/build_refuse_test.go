@@ -56,6 +56,10 @@ func TestBuildRefuses(t *testing.T) {
 			want: []string{"kustomization.yaml:12:", "secret: is unknown here"}},
 		"a mistake in a file": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": dbGenerator + "---\n" + generator + "secret: []\n"},
 			want: []string{"overlays/prod/gen.yaml:9:", "secret: is unknown here"}},
+		"a field of the wrong kind": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": generator + "secrets: orders\n"}, want: []string{"overlays/prod/gen.yaml:4:", "secrets"}},
+		"a field twice":             {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": generator + "files: [a]\nfiles: [b]\n"}, want: []string{"overlays/prod/gen.yaml:5:", "files: stands twice"}},
+		"a transformer of the wrong kind": {files: map[string]string{kustomization: "transformers: [gen.yaml]\n", "overlays/prod/gen.yaml": generator + "secrets: orders\n"},
+			want: []string{"gen.yaml:1: SealedSecretGenerator all makes objects, which only a generator can"}},
 		"a later version": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": strings.Replace(dbGenerator, "dev/v1", "dev/v2", 1)},
 			want: []string{"gen.yaml:1: sealward.dev/v2 SealedSecretGenerator is no generator of sealward"}},
 		"no key": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": dbGenerator}, prepare: func(w *world) { w.must(os.Remove(w.keyring + "/orders.agekey")) },
@@ -111,6 +115,9 @@ func TestBuildRefuses(t *testing.T) {
 			w.t.Cleanup(server.Close)
 			w.write(kustomization, "resources: ['"+server.URL+"/web.yaml']\n")
 		}, want: []string{"Secret web is still sealed in the output", "it may come from \"http://127.0.0.1:"}},
+		"a sealed Secret as a patch": {files: map[string]string{kustomization: "resources: [plain.yaml]\npatches: [{path: web.yaml}]\n", "overlays/prod/plain.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: web, namespace: shop}\n"}, prepare: func(w *world) {
+			w.seal("overlays/prod/web.yaml", sealedSecret)
+		}, want: []string{"Secret web is still sealed in the output", "or a patch"}},
 		"a generator from an address": {prepare: func(w *world) {
 			w.write("gen.yaml", dbGenerator)
 			server := httptest.NewServer(http.FileServer(http.Dir(w.dir)))

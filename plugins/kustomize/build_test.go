@@ -199,36 +199,33 @@ func TestBuildEqualsStock(t *testing.T) {
 	path := stock(t)
 	t.Setenv("PATH", path)
 	t.Setenv("GIT_ALLOW_PROTOCOL", "file")
-	t.Run("trees", func(t *testing.T) {
-		for _, file := range files {
-			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-				t.Parallel()
-				tr := readTree(t, file, path)
-				want, err := tr.stock()
-				if err != nil {
-					t.Fatalf("stock kustomize: %v", err)
-				}
-				built, err := kustomize.Build(context.Background(), tr.build, tr.u, tr.opts)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got, err := built.YAML()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if tr.plain == nil && !bytes.Equal(got, want) && sorted(got) == sorted(want) {
-					t.Errorf("only the order differs:\n%s\nstock:\n%s", got, want)
-				}
-				if sorted(got) != sorted(want) {
-					t.Errorf("built:\n%s\nstock:\n%s", sorted(got), sorted(want))
-				}
-				if len(want) == 0 || bytes.Contains(got, []byte(".sealward-")) {
-					t.Errorf("built:\n%s", got)
-				}
-				tr.others(built, got)
-			})
-		}
-	})
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			tr := readTree(t, file, path)
+			want, err := tr.stock()
+			if err != nil {
+				t.Fatalf("stock kustomize: %v", err)
+			}
+			built, err := kustomize.Build(context.Background(), tr.build, tr.u, tr.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := built.YAML()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tr.plain == nil && !bytes.Equal(got, want) && sorted(got) == sorted(want) {
+				t.Errorf("only the order differs:\n%s\nstock:\n%s", got, want)
+			}
+			if sorted(got) != sorted(want) {
+				t.Errorf("built:\n%s\nstock:\n%s", sorted(got), sorted(want))
+			}
+			if len(want) == 0 || bytes.Contains(got, []byte(".sealward-")) {
+				t.Errorf("built:\n%s", got)
+			}
+			tr.others(built, got)
+		})
+	}
 }
 
 // others holds the other forms of output to the first.

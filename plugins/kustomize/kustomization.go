@@ -2,6 +2,7 @@ package kustomize
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -55,28 +56,51 @@ type document struct {
 	job  *job // of a generator of ours
 }
 
-// header is what tells documents apart.
+// header is what tells documents apart, of whatever form the rest is.
 type header struct {
-	APIVersion string `yaml:"apiVersion"`
-	Kind       string `yaml:"kind"`
-	Metadata   struct {
-		Name        string            `yaml:"name"`
-		Namespace   string            `yaml:"namespace"`
-		Annotations map[string]string `yaml:"annotations"`
-	} `yaml:"metadata"`
-	SOPS yamlv3.Node `yaml:"sops"`
-	// Entries of generators: it counts whether there are any.
-	Secrets    []yamlv3.Node `yaml:"secrets"`
-	Files      []yamlv3.Node `yaml:"files"`
-	Sources    []yamlv3.Node `yaml:"sources"`
-	SecretFrom []yamlv3.Node `yaml:"secretFrom"`
+	apiVersion, kind, name, namespace string
+	function                          string // annotation
+	sealed                            bool   // has a sops section
+	entries                           bool   // has something that a generator of ours would make
 }
 
-func (d *document) ours() bool   { return IsGenerator(d.head.APIVersion, d.head.Kind) }
-func (d *document) sealed() bool { return !d.head.SOPS.IsZero() }
-func (d *document) entries() int {
-	return len(d.head.Secrets) + len(d.head.Files) + len(d.head.Sources) + len(d.head.SecretFrom)
+// headerOf reads a document. One that is no YAML has an empty header: kustomize says
+// what is wrong with it.
+func headerOf(text []byte) (h header) {
+	var doc yamlv3.Node
+	if yamlv3.Unmarshal(text, &doc) != nil || len(doc.Content) == 0 {
+		return h
+	}
+	value := func(path ...string) *yamlv3.Node {
+		n := doc.Content[0]
+		for _, name := range path {
+			var found *yamlv3.Node
+			for i := 0; n.Kind == yamlv3.MappingNode && i+1 < len(n.Content) && found == nil; i += 2 {
+				if n.Content[i].Value == name {
+					found = n.Content[i+1]
+				}
+			}
+			if found == nil {
+				return &yamlv3.Node{}
+			}
+			if n = found; n.Kind == yamlv3.AliasNode {
+				n = n.Alias
+			}
+		}
+		return n
+	}
+	h.apiVersion, h.kind = value("apiVersion").Value, value("kind").Value
+	h.name, h.namespace = value("metadata", "name").Value, value("metadata", "namespace").Value
+	h.function = cmp.Or(value("metadata", "annotations", functionAnnotation).Value, value("metadata", "annotations", "config.k8s.io/function").Value)
+	h.sealed = !value("sops").IsZero()
+	for _, name := range []string{"secrets", "files", "sources", "secretFrom"} {
+		n := value(name)
+		h.entries = h.entries || !n.IsZero() && n.Tag != "!!null" && (n.Kind != yamlv3.SequenceNode || len(n.Content) > 0)
+	}
+	return h
 }
+
+func (d *document) ours() bool { return IsGenerator(d.head.apiVersion, d.head.kind) }
 func (d *document) at() string { return fmt.Sprintf("%s:%d", d.file, d.line) }
 
 // part is one inline text or one file that an entry of a list stands for.
@@ -235,35 +259,30 @@ func (r *rewriting) entry(field string, i int, text string) ([]part, error) {
 // check refuses a document that would be lost, or run, without anybody saying so.
 func (r *rewriting) check(field, at string, d *document) error {
 	switch h := d.head; {
-	case d.ours() && field != generators && d.entries() > 0:
-		return fmt.Errorf("%s: %s %s makes objects, which only a generator can: list it under generators:", d.at(), h.Kind, h.Metadata.Name)
-	case d.ours() || h.APIVersion == "" || h.APIVersion == konfig.BuiltinPluginApiVersion:
+	case d.ours() && field != generators && d.head.entries:
+		return fmt.Errorf("%s: %s %s makes objects, which only a generator can: list it under generators:", d.at(), h.kind, h.name)
+	case d.ours() || h.apiVersion == "" || h.apiVersion == konfig.BuiltinPluginApiVersion:
 		return nil
-	case strings.HasSuffix(h.Kind, "List"):
+	case strings.HasSuffix(h.kind, "List"):
 		return nil // kustomize looks inside, and refuses what is not its own
-	case strings.HasPrefix(h.APIVersion, Group+"/"):
-		return fmt.Errorf("%s: %s %s is no generator of sealward: %s with %s", d.at(), h.APIVersion, h.Kind, APIVersion, Kind)
+	case strings.HasPrefix(h.apiVersion, Group+"/"):
+		return fmt.Errorf("%s: %s %s is no generator of sealward: %s with %s", d.at(), h.apiVersion, h.kind, APIVersion, Kind)
 	case !r.opts.Plugins:
-		return fmt.Errorf("%s: %s %s is a plugin that kustomize would run (%s): if you trust it, allow it with --enable-alpha-plugins, and a program of this machine with --enable-exec too", d.at(), h.Kind, h.Metadata.Name, at)
+		return fmt.Errorf("%s: %s %s is a plugin that kustomize would run (%s): if you trust it, allow it with --enable-alpha-plugins, and a program of this machine with --enable-exec too", d.at(), h.kind, h.name, at)
 	case !r.opts.Exec && isExec(h):
-		return fmt.Errorf("%s: %s %s is a program of this machine, which kustomize would leave out without a word (%s): if you trust it, allow it with --enable-exec", d.at(), h.Kind, h.Metadata.Name, at)
+		return fmt.Errorf("%s: %s %s is a program of this machine, which kustomize would leave out without a word (%s): if you trust it, allow it with --enable-exec", d.at(), h.kind, h.name, at)
 	}
 	return nil
 }
 
 // isExec reports that a document is the configuration of an exec function.
 func isExec(h header) bool {
-	for _, name := range []string{functionAnnotation, "config.k8s.io/function"} {
-		var spec struct {
-			Exec struct {
-				Path string `yaml:"path"`
-			} `yaml:"exec"`
-		}
-		if text := h.Metadata.Annotations[name]; text != "" && yamlv3.Unmarshal([]byte(text), &spec) == nil && spec.Exec.Path != "" {
-			return true
-		}
+	var spec struct {
+		Exec struct {
+			Path string `yaml:"path"`
+		} `yaml:"exec"`
 	}
-	return false
+	return h.function != "" && yamlv3.Unmarshal([]byte(h.function), &spec) == nil && spec.Exec.Path != ""
 }
 
 // opaqueForKustomize is of what kustomize will refuse itself.
@@ -362,9 +381,9 @@ func (r *rewriting) resource(entry *string) error {
 	sealed := 0
 	for _, d := range docs {
 		if d.ours() {
-			return fmt.Errorf("%s: %s %s is a generator, which makes nothing among resources: list it under generators: of %s", d.at(), d.head.Kind, d.head.Metadata.Name, r.file)
+			return fmt.Errorf("%s: %s %s is a generator, which makes nothing among resources: list it under generators: of %s", d.at(), d.head.kind, d.head.name, r.file)
 		}
-		if d.sealed() {
+		if d.head.sealed {
 			sealed++
 		}
 	}
@@ -373,7 +392,7 @@ func (r *rewriting) resource(entry *string) error {
 		return nil
 	case sealed < len(docs):
 		return fmt.Errorf("%s: sealed objects stand in a file with others, where nothing can verify them: give each a file of its own", shown(file))
-	case docs[0].head.APIVersion == "":
+	case docs[0].head.apiVersion == "":
 		return fmt.Errorf("%s: is a sealed secret of a workspace, and no object of Kubernetes: name it in a generator of kind %s", shown(file), Kind)
 	}
 	j := &job{source: source{shown: shown(file), origin: *entry}}
@@ -408,17 +427,14 @@ func mentions(data []byte) bool {
 	return false
 }
 
-// split cuts text into its documents. What is no YAML has an empty header: kustomize
-// says what is wrong with it.
+// split cuts text into its documents.
 func split(file string, line int, text []byte) []*document {
 	var out []*document
 	start, at := 0, line
 	end := func(to, next, nextLine int) {
 		d := &document{file: file, line: at, text: text[start:to]}
 		if len(bytes.TrimSpace(d.text)) > 0 {
-			if yamlv3.Unmarshal(d.text, &d.head) != nil {
-				d.head = header{}
-			}
+			d.head = headerOf(d.text)
 			out = append(out, d)
 		}
 		start, at = next, nextLine
@@ -468,7 +484,7 @@ func (r *rewriting) generate(d *document, path string) {
 	if path == "" {
 		path = filepath.Base(r.file)
 	}
-	d.job = &job{source: source{shown: fmt.Sprintf("%s %s (%s)", d.head.Kind, d.head.Metadata.Name, d.at()), origin: path, generator: d}}
+	d.job = &job{source: source{shown: fmt.Sprintf("%s %s (%s)", d.head.kind, d.head.name, d.at()), origin: path, generator: d}}
 	d.job.run = func() ([]*Object, error) {
 		g, err := ParseGenerator(d.file, d.line, d.text)
 		if err != nil {
