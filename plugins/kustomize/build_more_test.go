@@ -203,7 +203,7 @@ func TestVerify(t *testing.T) {
 	}
 	// A failure of the other is told without what it said.
 	s.Env = append(s.Env, "SEALWARD_KEYRING="+w.path("nowhere"))
-	if _, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err == nil || !strings.Contains(err.Error(), "may hold values") {
+	if _, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err == nil || !strings.Contains(err.Error(), "may hold values") || !strings.Contains(err.Error(), "or run "+s.Program+" build ") {
 		t.Error(err)
 	}
 	s.Program = "kustomize-that-is-not-there"
