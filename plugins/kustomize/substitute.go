@@ -127,27 +127,24 @@ func (o *Object) ignoreOptions() {
 	o.NeedsHash, o.Behavior = false, ""
 }
 
-// write writes the object as kustomize's own generators would have made it.
+// write writes the object as kustomize's own generators would have made it, with the
+// fields first that kustomize looks for, again and again, in each object.
 func (o *Object) write(b *bytes.Buffer, encode func([]byte) string) {
 	if o.Other != nil {
 		b.WriteString(o.Other.MustString())
 		return
 	}
-	meta := map[string]any{"name": o.Name}
+	annotations := o.Annotations
+	if o.NeedsHash {
+		annotations = merged(annotations, map[string]string{needsHash: "enabled"})
+	}
+	meta := map[string]any{}
 	if o.Namespace != "" {
 		meta["namespace"] = o.Namespace
 	}
-	annotations := o.Annotations
-	if o.NeedsHash {
-		annotations = maps.Clone(annotations)
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[needsHash] = "enabled"
-	}
 	addPairs(meta, "labels", o.Labels)
 	addPairs(meta, "annotations", annotations)
-	doc := map[string]any{"apiVersion": o.APIVersion, "kind": o.Kind, "metadata": meta}
+	doc := map[string]any{}
 	data, binary := map[string]string{}, map[string]string{}
 	for key, v := range o.Data {
 		switch {
@@ -167,7 +164,17 @@ func (o *Object) write(b *bytes.Buffer, encode func([]byte) string) {
 	if o.Immutable {
 		doc["immutable"] = true
 	}
-	flow(b, doc)
+	b.WriteString(`{"apiVersion": `)
+	quote(b, o.APIVersion)
+	b.WriteString(`, "kind": `)
+	quote(b, o.Kind)
+	b.WriteString(`, "metadata": {"name": `)
+	quote(b, o.Name)
+	b.WriteString(", ")
+	flowFields(b, meta)
+	b.WriteString("}, ")
+	flowFields(b, doc)
+	b.WriteByte('}')
 }
 
 func addPairs(to map[string]any, name string, pairs map[string]string) {
@@ -187,14 +194,7 @@ func flow(b *bytes.Buffer, v any) {
 	switch v := v.(type) {
 	case map[string]any:
 		b.WriteByte('{')
-		for i, k := range slices.Sorted(maps.Keys(v)) {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			quote(b, k)
-			b.WriteString(": ")
-			flow(b, v[k])
-		}
+		flowFields(b, v)
 		b.WriteByte('}')
 	case []any:
 		b.WriteByte('[')
@@ -211,6 +211,16 @@ func flow(b *bytes.Buffer, v any) {
 		b.WriteString("null")
 	default:
 		fmt.Fprint(b, v) // true, false or a number
+	}
+}
+
+// flowFields writes the fields of a mapping. A comma may end them.
+func flowFields(b *bytes.Buffer, fields map[string]any) {
+	for _, k := range slices.Sorted(maps.Keys(fields)) {
+		quote(b, k)
+		b.WriteString(": ")
+		flow(b, fields[k])
+		b.WriteString(", ")
 	}
 }
 

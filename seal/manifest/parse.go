@@ -345,21 +345,36 @@ func (m *Manifest) CheckSealed() error {
 
 const leaked = "is not sealed. Treat the value as leaked: rotate the credential at its source, then seal the new one (sealward seal)"
 
-var sealedValue = regexp.MustCompile(`^ENC\[AES256_GCM,data:([A-Za-z0-9+/]+={0,2}),iv:([A-Za-z0-9+/]{43}=),tag:([A-Za-z0-9+/]{22}==),type:(str|int|float|bool|time)\]$`)
-
 // IsSealedValue reports that s is one value as SOPS seals it and nothing else:
 // AES256_GCM with a 32-byte nonce and a 16-byte tag (SOPS's aes.Cipher).
 func IsSealedValue(s string) bool {
-	m := sealedValue.FindStringSubmatch(s)
-	if m == nil {
+	// Not a pattern: a repository has many values.
+	rest, ok := strings.CutPrefix(s, "ENC[AES256_GCM,data:")
+	if !ok {
 		return false
 	}
-	for _, part := range m[1:4] {
-		if _, err := base64.StdEncoding.Strict().DecodeString(part); err != nil {
-			return false
-		}
+	data, rest, ok1 := strings.Cut(rest, ",iv:")
+	iv, rest, ok2 := strings.Cut(rest, ",tag:")
+	tag, kind, ok3 := strings.Cut(rest, ",type:")
+	switch kind {
+	case "str]", "int]", "float]", "bool]", "time]":
+	default:
+		return false
 	}
-	return true
+	return ok1 && ok2 && ok3 && base64Size(data) > 0 && base64Size(iv) == 32 && base64Size(tag) == 16
+}
+
+// base64Size is how many bytes s is the strict base64 of; 0 where it is not.
+func base64Size(s string) int {
+	if strings.ContainsAny(s, "\r\n") { // which the decoder skips
+		return 0
+	}
+	var buf [256]byte
+	out, err := base64.StdEncoding.Strict().AppendDecode(buf[:0], []byte(s))
+	if err != nil {
+		return 0
+	}
+	return len(out)
 }
 
 var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
