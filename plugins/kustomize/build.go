@@ -91,7 +91,14 @@ func Build(ctx context.Context, dir string, u *Unsealer, opts BuildOptions) (*Bu
 }
 
 // run is one build.
-func (f *buildFS) run() (resmap.ResMap, error) {
+func (f *buildFS) run() (m resmap.ResMap, err error) {
+	// kustomize panics on some trees. Left to the runtime, a panic prints its text, which
+	// may hold a value.
+	defer func() {
+		if p := recover(); p != nil {
+			m, err = nil, fmt.Errorf("kustomize cannot build this tree, it panics: %v", p)
+		}
+	}()
 	o := krusty.MakeDefaultOptions()
 	o.Reorder = krusty.ReorderOptionUnspecified // as the command has it
 	if f.opts.AnyFolder {
@@ -103,7 +110,7 @@ func (f *buildFS) run() (resmap.ResMap, error) {
 	}
 	o.PluginConfig.HelmConfig.Enabled = f.opts.Helm
 	o.PluginConfig.HelmConfig.Command = f.opts.HelmCommand
-	m, err := krusty.MakeKustomizer(o).Run(f, f.dir)
+	m, err = krusty.MakeKustomizer(o).Run(f, f.dir)
 	if err != nil || f.err != nil {
 		return nil, errors.Join(err, f.err)
 	}
