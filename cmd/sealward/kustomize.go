@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -103,12 +104,10 @@ the folder in SEALWARD_BUILD: settings of the remote base do not count.`,
 			return err
 		}
 		if kustomize.IsClone(dir) {
-			// kustomize does not say what it builds. It leaves PWD as it was started with.
-			if u.Built = a.Getenv("SEALWARD_BUILD"); u.Built == "" {
-				u.Built = a.Getenv("PWD")
-			}
-			if u.Built, err = filepath.Abs(u.Built); err != nil {
-				return err
+			// kustomize does not say what it builds. It leaves PWD as it was started with. Without
+			// one of the two, the clone would bring its own settings.
+			if u.Built = cmp.Or(a.Getenv("SEALWARD_BUILD"), a.Getenv("PWD")); !filepath.IsAbs(u.Built) {
+				return usagef("a remote base has a generator, and nothing tells whose build this is: set SEALWARD_BUILD to the absolute path of the folder that is built")
 			}
 		}
 		f := &kustomize.Function{Unsealer: u, Dir: dir, Warn: a.notes()}
