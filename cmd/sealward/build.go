@@ -45,7 +45,8 @@ ends the build, and nothing is printed.
 
 --placeholders needs no key: every value is a dummy that is marked as one.
 --verify-with kustomize builds with that program too, where sealward has to be in PATH
-for its functions, and fails when the objects differ.`,
+for its functions, and fails when the objects differ. Trees with functions of others and
+remote bases are refused unless --enable-alpha-plugins --enable-exec allow them.`,
 		Example: `  sealward build overlays/prod | kubectl apply -f -
   sealward build overlays/prod --placeholders
   sealward build overlays/prod -o dir --out /dev/shm/prod`,

@@ -42,6 +42,8 @@ type Built struct {
 	m resmap.ResMap
 	// Unsealed says that there are values in it that were sealed.
 	Unsealed bool
+	// runs is what a stock kustomize would run beside sealward.
+	runs []string
 }
 
 // errWithheld ends a build whose reason may hold a value.
@@ -72,7 +74,7 @@ func Build(ctx context.Context, dir string, u *Unsealer, opts BuildOptions) (*Bu
 	m, err := f.run()
 	switch {
 	case err == nil:
-		return &Built{m: m, Unsealed: len(f.made) > 0 && !u.Placeholders}, nil
+		return &Built{m: m, Unsealed: len(f.made) > 0 && !u.Placeholders, runs: slices.Compact(slices.Sorted(slices.Values(f.runs)))}, nil
 	case f.err != nil:
 		return nil, f.err
 	case len(f.made) == 0 || u.Placeholders:

@@ -36,6 +36,7 @@ type buildFS struct {
 
 	made   []made
 	remote []string // addresses among resources
+	runs   []string // what a stock kustomize would run beside sealward
 	// ordered: the output keeps the order in which objects were made.
 	ordered bool
 	// err is why the build has to fail. kustomize takes a kustomization that cannot be

@@ -40,8 +40,13 @@ func (d Difference) String() string {
 }
 
 // Verify builds dir with a stock kustomize too and returns where its objects differ from
-// those of b, whatever their order.
+// those of b, whatever their order. It has to let the program run functions, and refuses
+// where they would be others than sealward's and s.Options does not allow them: they would
+// see s.Env, and the keyring that it names.
 func (b *Built) Verify(ctx context.Context, dir string, s Stock) ([]Difference, error) {
+	if len(b.runs) > 0 && !(s.Options.Plugins && s.Options.Exec) {
+		return nil, fmt.Errorf("%s build is not run, because it would run more than sealward from the PATH: %s; if you trust it, allow it with --enable-alpha-plugins --enable-exec", s.Program, strings.Join(b.runs, ", "))
+	}
 	args := []string{"build", "--enable-alpha-plugins", "--enable-exec"}
 	if s.Options.AnyFolder {
 		args = append(args, "--load-restrictor", "LoadRestrictionsNone")
