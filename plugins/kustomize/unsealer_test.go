@@ -148,6 +148,11 @@ func TestGenerateRefuses(t *testing.T) {
 			w.write("overlays/prod/sealward.yaml", "builds: {.: [orders]}\n")
 			w.write("overlays/dev/kustomization.yaml", "")
 		}, text: "files: [web.yaml]", is: kustomize.ErrNotAllowed, want: "overlays/dev use workspace shop"},
+		"a base of a build that may not": {prepare: func(w *world, u *kustomize.Unsealer) {
+			u.Built = w.path("overlays/dev")
+			w.write("sealward.yaml", "builds: {overlays/prod: [orders], overlays/dev: [shop]}\n")
+			w.write("overlays/dev/kustomization.yaml", "")
+		}, text: "secrets: [{workspace: orders, name: db-r}]", is: kustomize.ErrNotAllowed, want: "overlays/dev use workspace orders"},
 		"no builds at all": {prepare: func(w *world, _ *kustomize.Unsealer) { w.write("sealward.yaml", "") },
 			text: "secrets: [{workspace: orders, name: db-r}]", is: kustomize.ErrNotAllowed, want: "orders"},
 		"no such secret":              {text: "secrets: [{workspace: orders, name: db-x}]", want: "gen.yaml:4: there is no such secret"},
