@@ -142,6 +142,19 @@ func TestGenerateRefuses(t *testing.T) {
 			w.write("overlays/prod/sealward.yaml", "builds: {.: [payments]}\n")
 			w.write("overlays/prod/.sops.yaml", "creation_rules: []\n")
 		}, text: "secrets: [{workspace: payments, name: card}]", is: kustomize.ErrNotAllowed, want: "payments"},
+		"also where the top has none": {prepare: func(w *world, _ *kustomize.Unsealer) {
+			w.must(os.Remove(w.path("sealward.yaml")))
+			w.write("overlays/prod/sealward.yaml", "builds: {.: [payments]}\n")
+			text, _ := os.ReadFile(w.path("workspaces/payments/secrets/card.yaml"))
+			w.write("overlays/prod/card.yaml", string(text))
+		}, text: "files: [card.yaml]", is: kustomize.ErrNotAllowed, want: "payments"},
+		"settings of a submodule": {prepare: func(w *world, _ *kustomize.Unsealer) {
+			w.write(".git/modules/a/worktrees/b/HEAD", "")
+			w.write("overlays/prod/.git", "gitdir: ../../.git/modules/a/worktrees/b\n")
+			w.write("overlays/prod/sealward.yaml", "builds: {.: [payments]}\n")
+			text, _ := os.ReadFile(w.path("workspaces/payments/secrets/card.yaml"))
+			w.write("overlays/prod/card.yaml", string(text))
+		}, text: "files: [card.yaml]", is: kustomize.ErrNotAllowed, want: "payments"},
 		"a remote base's own settings": {prepare: func(w *world, u *kustomize.Unsealer) {
 			u.Built = w.path("overlays/dev")
 			w.write("overlays/prod/.git/HEAD", "")
