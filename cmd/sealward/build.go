@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -122,7 +124,12 @@ func (a *app) build(ctx context.Context, u *kustomize.Unsealer, o buildOptions) 
 		if err != nil {
 			return err
 		}
-		return unseal.WriteFiles(o.out, maps.All(files))
+		err = unseal.WriteFiles(o.out, maps.All(files))
+		if p := (*fs.PathError)(nil); errors.As(err, &p) && files[p.Path] != nil {
+			// A patch or a replacement may have made a value the name of an object.
+			return fmt.Errorf("%s: an object cannot be a file there, by its kind and name: %w", o.out, p.Err)
+		}
+		return err
 	case "json":
 		text, err = built.JSON()
 	default:

@@ -141,7 +141,7 @@ func claimVersion(res *resource.Resource) error {
 		return nil
 	}
 	if res.PipeE(kyaml.SetLabel(konfig.ManagedbyLabelKey, "kustomize-"+kustomizeVersion)) != nil {
-		return errPrint(res)
+		return errPrint
 	}
 	return nil
 }
@@ -276,10 +276,9 @@ func (l logFilter) Write(line []byte) (int, error) {
 	return len(line), err
 }
 
-// errPrint hides why an object cannot be printed: kustomize repeats the object.
-func errPrint(res *resource.Resource) error {
-	return fmt.Errorf("%s %s cannot be printed; the reason is withheld, because it repeats the object", res.GetKind(), res.GetName())
-}
+// errPrint ends the printing of an object. It names neither the object nor the reason: a
+// patch or a replacement may have made a value its name, and kustomize repeats the object.
+var errPrint = errors.New("an object cannot be printed; which and why is withheld, because it may hold a value: --placeholders may show it")
 
 // YAML is all objects, as kustomize build prints them.
 func (b *Built) YAML() ([]byte, error) {
@@ -287,7 +286,7 @@ func (b *Built) YAML() ([]byte, error) {
 	for i, res := range b.m.Resources() {
 		text, err := res.AsYAML()
 		if err != nil {
-			return nil, errPrint(res)
+			return nil, errPrint
 		}
 		if i > 0 {
 			out.WriteString("---\n")
@@ -303,7 +302,7 @@ func (b *Built) JSON() ([]byte, error) {
 	for _, res := range b.m.Resources() {
 		text, err := res.MarshalJSON()
 		if err != nil {
-			return nil, errPrint(res)
+			return nil, errPrint
 		}
 		items = append(items, text)
 	}
@@ -326,14 +325,14 @@ func (b *Built) Files() (map[string][]byte, error) {
 		name := prefix + strings.ToLower(res.GetGvk().StringWoEmptyField()) + "_" + strings.ToLower(res.GetName()) + ".yaml"
 		m, err := res.Map()
 		if err != nil {
-			return errPrint(res)
+			return errPrint
 		}
 		text, err := yaml.Marshal(m)
 		if err != nil {
-			return errPrint(res)
+			return errPrint
 		}
 		if _, taken := out[name]; taken {
-			return fmt.Errorf("two objects would be the file %s; print them instead", name)
+			return errors.New("two objects would be one file, by their kinds and names; print them instead") // a name may be a value
 		}
 		out[name] = text
 		return nil

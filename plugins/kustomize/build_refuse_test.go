@@ -142,6 +142,8 @@ func TestBuildRefuses(t *testing.T) {
 			want: []string{"its message is withheld"}},
 		"a tree on which kustomize panics": {files: map[string]string{kustomization: "generators: [gen.yaml]\nresources: [config.yaml]\nnamePrefix: x-\n", "overlays/prod/gen.yaml": dbGenerator, "overlays/prod/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, annotations: [a]}\n"},
 			want: []string{"kustomize cannot build this tree, it panics: "}},
+		"a panic that shows a value": {files: map[string]string{kustomization: "generators: [gen.yaml]\nnamePrefix: x-\npatches:\n- target: {kind: Secret}\n  patch: '[{\"op\": \"copy\", \"from\": \"/data/password\", \"path\": \"/metadata\"}]'\n", "overlays/prod/gen.yaml": dbGenerator},
+			want: []string{"it panics: ", "cGxhY2Vob2xkZXIt"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := shop(t)
