@@ -201,6 +201,14 @@ func TestVerify(t *testing.T) {
 	if got := fmt.Sprint(found); got != want {
 		t.Errorf("found %s\nwant  %s", got, want)
 	}
+	// A name may be a value, by a patch.
+	built, _ = w.build(w.unsealer(), map[string]string{
+		"overlays/prod/kustomization.yaml": "generators: [gen.yaml]\npatches:\n- target: {kind: Secret}\n  patch: '[{\"op\": \"copy\", \"from\": \"/data/password\", \"path\": \"/metadata/name\"}]'\n",
+	})
+	w.write("overlays/prod/kustomization.yaml", "generators: [gen.yaml]\n")
+	if found, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err != nil || len(found) != 2 || strings.Contains(fmt.Sprint(found), "b3RoZXIt") {
+		t.Error(found, err)
+	}
 	// A failure of the other is told without what it said.
 	s.Env = append(s.Env, "SEALWARD_KEYRING="+w.path("nowhere"))
 	if _, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err == nil || !strings.Contains(err.Error(), "may hold values") {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -93,7 +94,22 @@ func (b *Built) Verify(ctx context.Context, dir string, s Stock) ([]Difference, 
 			found = compare(found, name, nil, mine, other)
 		}
 	}
+	for i := range found {
+		found[i].Object = shownObject(found[i].Object)
+	}
 	return found, nil
+}
+
+// plainObject is how the objects are named that Kubernetes takes.
+var plainObject = regexp.MustCompile(`^[A-Z][A-Za-z0-9]{0,62} ([-a-z0-9]+/)?[-a-z0-9.:]+( \([-a-z0-9./]+\))?$`)
+
+// shownObject leaves out a name that is none: a patch or a replacement may have made a
+// value of it, which is base64.
+func shownObject(name string) string {
+	if !plainObject.MatchString(name) {
+		return "an object with a name that Kubernetes does not take"
+	}
+	return name
 }
 
 // both has the keys of two maps.
@@ -124,7 +140,7 @@ func objects(stream []byte) (map[string]any, error) {
 			name += " (" + version + ")"
 		}
 		if _, twice := out[name]; twice {
-			return nil, fmt.Errorf("the output has %s twice", name)
+			return nil, fmt.Errorf("the output has %s twice", shownObject(name))
 		}
 		out[name] = o
 	}
