@@ -152,6 +152,13 @@ func (u *Unsealer) Generate(ctx context.Context, root string, g *Generator) ([]*
 			return nil, fmt.Errorf("%s:%d: makes %s %s twice, of %s and of %s; rename one (metadata.name)", g.File, g.Line, o.Kind, o.Name, other.From, o.From)
 		}
 		seen[id] = o
+		annotations := o.Annotations
+		if o.Other != nil {
+			annotations = o.Other.GetAnnotations()
+		}
+		if v, local := annotations[localConfigAnnotation]; local && v != "false" {
+			return nil, fmt.Errorf("%s:%d: %s %s of %s has the annotation %s, with which kustomize would leave it out without a word; remove one of the two", g.File, g.Line, o.Kind, o.Name, o.From, localConfigAnnotation)
+		}
 	}
 	return objects, nil
 }

@@ -169,10 +169,11 @@ func TestGenerateRefuses(t *testing.T) {
 		}, text: "secrets: [{workspace: orders, name: db-r}]", is: kustomize.ErrNotAllowed, want: "overlays/dev use workspace orders"},
 		"no builds at all": {prepare: func(w *world, _ *kustomize.Unsealer) { w.write("sealward.yaml", "") },
 			text: "secrets: [{workspace: orders, name: db-r}]", is: kustomize.ErrNotAllowed, want: "orders"},
-		"no such secret":              {text: "secrets: [{workspace: orders, name: db-x}]", want: "gen.yaml:4: there is no such secret"},
-		"no such file":                {text: "files: [nothing.yaml]", want: "overlays/prod/nothing.yaml: does not exist"},
-		"a path that leaves the tree": {text: "files: [../../../keys/orders.agekey]", want: "leaves the tree"},
-		"an absolute path":            {text: "files: [/etc/passwd]", want: "is an absolute path"},
+		"one that kustomize would leave out": {text: "options: {annotations: {config.kubernetes.io/local-config: \"true\"}}\nsecrets: [{workspace: orders, name: db-r}]", want: "would leave it out without a word"},
+		"no such secret":                     {text: "secrets: [{workspace: orders, name: db-x}]", want: "gen.yaml:4: there is no such secret"},
+		"no such file":                       {text: "files: [nothing.yaml]", want: "overlays/prod/nothing.yaml: does not exist"},
+		"a path that leaves the tree":        {text: "files: [../../../keys/orders.agekey]", want: "leaves the tree"},
+		"an absolute path":                   {text: "files: [/etc/passwd]", want: "is an absolute path"},
 		"a link that leaves the tree": {prepare: func(w *world, _ *kustomize.Unsealer) {
 			w.must(os.Symlink(w.keyring+"/orders.agekey", w.path("overlays/prod/link.yaml")))
 		}, text: "files: [link.yaml]", want: "is a link that leaves the tree"},
