@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -45,7 +47,8 @@ ends the build, and nothing is printed.
 
 --placeholders needs no key: every value is a dummy that is marked as one.
 --verify-with kustomize builds with that program too, where sealward has to be in PATH
-for its functions, and fails when the objects differ.`,
+for its functions, and fails when the objects differ. Trees with functions of others and
+remote bases are refused unless --enable-alpha-plugins --enable-exec allow them.`,
 		Example: `  sealward build overlays/prod | kubectl apply -f -
   sealward build overlays/prod --placeholders
   sealward build overlays/prod -o dir --out /dev/shm/prod`,
@@ -121,7 +124,12 @@ func (a *app) build(ctx context.Context, u *kustomize.Unsealer, o buildOptions) 
 		if err != nil {
 			return err
 		}
-		return unseal.WriteFiles(o.out, maps.All(files))
+		err = unseal.WriteFiles(o.out, maps.All(files))
+		if p := (*fs.PathError)(nil); errors.As(err, &p) && files[p.Path] != nil {
+			// A patch or a replacement may have made a value the name of an object.
+			return fmt.Errorf("%s: an object cannot be a file there, by its kind and name: %w", o.out, p.Err)
+		}
+		return err
 	case "json":
 		text, err = built.JSON()
 	default:

@@ -89,7 +89,9 @@ kustomize's older exec plugins and prints the objects.
 What kustomize runs is told by the environment: SEALWARD_KEYRING,
 SEALWARD_ALLOW_UNBOUND, SEALWARD_PLACEHOLDERS, SEALWARD_WORKSPACE. A generator in
 a remote base may use what the folder that kustomize was started in may use, or
-the folder in SEALWARD_BUILD: settings of the remote base do not count.`,
+the folder in SEALWARD_BUILD: settings of the remote base do not count. Where
+SEALWARD_BUILD is set to the folder that is built, its bases may use nothing more
+than it may, as with sealward build.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	flags.add(c)
@@ -102,14 +104,15 @@ the folder in SEALWARD_BUILD: settings of the remote base do not count.`,
 		if err != nil {
 			return err
 		}
-		if kustomize.IsClone(dir) {
-			// kustomize does not say what it builds. It leaves PWD as it was started with.
-			if u.Built = a.Getenv("SEALWARD_BUILD"); u.Built == "" {
-				u.Built = a.Getenv("PWD")
-			}
-			if u.Built, err = filepath.Abs(u.Built); err != nil {
-				return err
-			}
+		// kustomize does not say what it builds. It leaves PWD as it was started with. Without
+		// one of the two, the clone of a remote base would bring its own settings.
+		u.Built = a.Getenv("SEALWARD_BUILD")
+		clone := kustomize.IsClone(dir)
+		if u.Built == "" && clone {
+			u.Built = a.Getenv("PWD")
+		}
+		if (u.Built != "" || clone) && !filepath.IsAbs(u.Built) {
+			return usagef("nothing tells whose build this is, which counts for remote bases: set SEALWARD_BUILD to the absolute path of the folder that is built")
 		}
 		f := &kustomize.Function{Unsealer: u, Dir: dir, Warn: a.notes()}
 		if len(args) == 0 {

@@ -42,6 +42,8 @@ type Built struct {
 	m resmap.ResMap
 	// Unsealed says that there are values in it that were sealed.
 	Unsealed bool
+	// runs is what a stock kustomize would run beside sealward.
+	runs []string
 }
 
 // errWithheld ends a build whose reason may hold a value.
@@ -72,7 +74,7 @@ func Build(ctx context.Context, dir string, u *Unsealer, opts BuildOptions) (*Bu
 	m, err := f.run()
 	switch {
 	case err == nil:
-		return &Built{m: m, Unsealed: len(f.made) > 0 && !u.Placeholders}, nil
+		return &Built{m: m, Unsealed: len(f.made) > 0 && !u.Placeholders, runs: slices.Compact(slices.Sorted(slices.Values(f.runs)))}, nil
 	case f.err != nil:
 		return nil, f.err
 	case len(f.made) == 0 || u.Placeholders:
@@ -91,7 +93,14 @@ func Build(ctx context.Context, dir string, u *Unsealer, opts BuildOptions) (*Bu
 }
 
 // run is one build.
-func (f *buildFS) run() (resmap.ResMap, error) {
+func (f *buildFS) run() (m resmap.ResMap, err error) {
+	// kustomize panics on some trees. Left to the runtime, a panic prints its text, which
+	// may hold a value.
+	defer func() {
+		if p := recover(); p != nil {
+			m, err = nil, fmt.Errorf("kustomize cannot build this tree, it panics: %v", p)
+		}
+	}()
 	o := krusty.MakeDefaultOptions()
 	o.Reorder = krusty.ReorderOptionUnspecified // as the command has it
 	if f.opts.AnyFolder {
@@ -103,7 +112,7 @@ func (f *buildFS) run() (resmap.ResMap, error) {
 	}
 	o.PluginConfig.HelmConfig.Enabled = f.opts.Helm
 	o.PluginConfig.HelmConfig.Command = f.opts.HelmCommand
-	m, err := krusty.MakeKustomizer(o).Run(f, f.dir)
+	m, err = krusty.MakeKustomizer(o).Run(f, f.dir)
 	if err != nil || f.err != nil {
 		return nil, errors.Join(err, f.err)
 	}
@@ -132,7 +141,7 @@ func claimVersion(res *resource.Resource) error {
 		return nil
 	}
 	if res.PipeE(kyaml.SetLabel(konfig.ManagedbyLabelKey, "kustomize-"+kustomizeVersion)) != nil {
-		return errPrint(res)
+		return errPrint
 	}
 	return nil
 }
@@ -267,10 +276,9 @@ func (l logFilter) Write(line []byte) (int, error) {
 	return len(line), err
 }
 
-// errPrint hides why an object cannot be printed: kustomize repeats the object.
-func errPrint(res *resource.Resource) error {
-	return fmt.Errorf("%s %s cannot be printed; the reason is withheld, because it repeats the object", res.GetKind(), res.GetName())
-}
+// errPrint ends the printing of an object. It names neither the object nor the reason: a
+// patch or a replacement may have made a value its name, and kustomize repeats the object.
+var errPrint = errors.New("an object cannot be printed; which and why is withheld, because it may hold a value: --placeholders may show it")
 
 // YAML is all objects, as kustomize build prints them.
 func (b *Built) YAML() ([]byte, error) {
@@ -278,7 +286,7 @@ func (b *Built) YAML() ([]byte, error) {
 	for i, res := range b.m.Resources() {
 		text, err := res.AsYAML()
 		if err != nil {
-			return nil, errPrint(res)
+			return nil, errPrint
 		}
 		if i > 0 {
 			out.WriteString("---\n")
@@ -294,7 +302,7 @@ func (b *Built) JSON() ([]byte, error) {
 	for _, res := range b.m.Resources() {
 		text, err := res.MarshalJSON()
 		if err != nil {
-			return nil, errPrint(res)
+			return nil, errPrint
 		}
 		items = append(items, text)
 	}
@@ -317,14 +325,14 @@ func (b *Built) Files() (map[string][]byte, error) {
 		name := prefix + strings.ToLower(res.GetGvk().StringWoEmptyField()) + "_" + strings.ToLower(res.GetName()) + ".yaml"
 		m, err := res.Map()
 		if err != nil {
-			return errPrint(res)
+			return errPrint
 		}
 		text, err := yaml.Marshal(m)
 		if err != nil {
-			return errPrint(res)
+			return errPrint
 		}
 		if _, taken := out[name]; taken {
-			return fmt.Errorf("two objects would be the file %s; print them instead", name)
+			return errors.New("two objects would be one file, by their kinds and names; print them instead") // a name may be a value
 		}
 		out[name] = text
 		return nil

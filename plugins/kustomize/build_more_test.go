@@ -201,6 +201,14 @@ func TestVerify(t *testing.T) {
 	if got := fmt.Sprint(found); got != want {
 		t.Errorf("found %s\nwant  %s", got, want)
 	}
+	// A name may be a value, by a patch.
+	built, _ = w.build(w.unsealer(), map[string]string{
+		"overlays/prod/kustomization.yaml": "generators: [gen.yaml]\npatches:\n- target: {kind: Secret}\n  patch: '[{\"op\": \"copy\", \"from\": \"/data/password\", \"path\": \"/metadata/name\"}]'\n",
+	})
+	w.write("overlays/prod/kustomization.yaml", "generators: [gen.yaml]\n")
+	if found, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err != nil || len(found) != 2 || strings.Contains(fmt.Sprint(found), "b3RoZXIt") {
+		t.Error(found, err)
+	}
 	// A failure of the other is told without what it said.
 	s.Env = append(s.Env, "SEALWARD_KEYRING="+w.path("nowhere"))
 	if _, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err == nil || !strings.Contains(err.Error(), "may hold values") || !strings.Contains(err.Error(), "or run "+s.Program+" build ") {
@@ -209,5 +217,58 @@ func TestVerify(t *testing.T) {
 	s.Program = "kustomize-that-is-not-there"
 	if _, err = built.Verify(context.Background(), w.path("overlays/prod"), s); err == nil || !strings.Contains(err.Error(), "cannot be run") {
 		t.Error(err)
+	}
+}
+
+// What sealward build does not run, --verify-with does not have another kustomize run, which
+// has the keyring in its environment.
+func TestVerifyRunsOnlySealward(t *testing.T) {
+	t.Setenv("PATH", stock(t))
+	for name, metadata := range map[string]string{
+		"a program":         `annotations: {config.kubernetes.io/function: "exec: {path: ./run}"}`,
+		"of the same name":  `annotations: {config.kubernetes.io/function: "exec: {path: ./sealward, args: [kustomize]}"}`,
+		"a second function": `annotations: {config.kubernetes.io/function: "exec: {path: sealward, args: [kustomize]}", config.k8s.io/function: "exec: {path: ./run}"}`,
+		"an older form":     `configFn: {exec: {path: ./run}}`,
+		"an environment":    `annotations: {config.kubernetes.io/function: "exec: {path: sealward, args: [kustomize], envs: [LD_PRELOAD=./run]}"}`,
+		"arguments":         `annotations: {config.kubernetes.io/function: "exec: {path: sealward, args: [kustomize, --allow-unbound]}"}`,
+		"another spelling":  `annotations: {config.kubernetes.io/function: "EXEC: {path: ./run}"}`,
+		"a container":       `annotations: {config.kubernetes.io/function: "container: {image: example.com/run}"}`,
+		"an older one":      `annotations: {config.kubernetes.io/container: example.com/run}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := shop(t)
+			w.write("overlays/prod/run", "#!/bin/sh\ntouch ran\n")
+			w.must(os.Chmod(w.path("overlays/prod/run"), 0o755))
+			w.must(os.Symlink("run", w.path("overlays/prod/sealward")))
+			built, _ := w.build(w.unsealer(), map[string]string{
+				"overlays/prod/kustomization.yaml": "generators: [gen.yaml]\n",
+				"overlays/prod/gen.yaml":           strings.Replace(dbGenerator, "{name: all}", "{name: all, "+metadata+"}", 1),
+			})
+			_, err := built.Verify(context.Background(), w.path("overlays/prod"), kustomize.Stock{Program: "kustomize", Env: os.Environ()})
+			if err == nil || !strings.Contains(err.Error(), "gen.yaml:1)") || !strings.Contains(err.Error(), "--enable-exec") {
+				t.Error(err)
+			}
+			if _, err := os.Stat(w.path("overlays/prod/ran")); err == nil {
+				t.Error("it ran")
+			}
+		})
+	}
+}
+
+// A remote base is fetched a second time, and may then say something else.
+func TestVerifyRefusesRemoteBases(t *testing.T) {
+	path := stock(t)
+	t.Setenv("PATH", path)
+	t.Setenv("GIT_ALLOW_PROTOCOL", "file")
+	tr := readTree(t, "testdata/build/remote.txtar", path)
+	built, err := kustomize.Build(context.Background(), tr.build, tr.u, tr.opts)
+	tr.must(err)
+	s := kustomize.Stock{Program: "kustomize", Env: tr.env}
+	if _, err := built.Verify(context.Background(), tr.build, s); err == nil || !strings.Contains(err.Error(), "remote base") {
+		t.Error(err)
+	}
+	s.Options = kustomize.BuildOptions{Plugins: true, Exec: true}
+	if found, err := built.Verify(context.Background(), tr.build, s); err != nil || len(found) > 0 {
+		t.Error(found, err)
 	}
 }

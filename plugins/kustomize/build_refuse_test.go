@@ -140,6 +140,10 @@ func TestBuildRefuses(t *testing.T) {
 			want: []string{"testing value /data/password failed"}},
 		"a failure that only the value makes": {files: map[string]string{kustomization: "generators: [gen.yaml]\nresources: [config.yaml]\nreplacements:\n- source: {kind: Secret, fieldPath: data.password, options: {delimiter: 'Y', index: 1}}\n  targets: [{select: {kind: ConfigMap}, fieldPaths: [data.x]}]\n", "overlays/prod/gen.yaml": dbGenerator, "overlays/prod/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {x: y}\n"},
 			want: []string{"its message is withheld"}},
+		"a tree on which kustomize panics": {files: map[string]string{kustomization: "generators: [gen.yaml]\nresources: [config.yaml]\nnamePrefix: x-\n", "overlays/prod/gen.yaml": dbGenerator, "overlays/prod/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, annotations: [a]}\n"},
+			want: []string{"kustomize cannot build this tree, it panics: "}},
+		"a panic that shows a value": {files: map[string]string{kustomization: "generators: [gen.yaml]\nnamePrefix: x-\npatches:\n- target: {kind: Secret}\n  patch: '[{\"op\": \"copy\", \"from\": \"/data/password\", \"path\": \"/metadata\"}]'\n", "overlays/prod/gen.yaml": dbGenerator},
+			want: []string{"it panics: ", "cGxhY2Vob2xkZXIt"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := shop(t)

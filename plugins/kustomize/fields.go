@@ -3,6 +3,7 @@ package kustomize
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -38,18 +39,31 @@ func (p *parser) document(line int, data []byte) *yaml.Node {
 		p.fail(nil, "", "has %d bytes; a generator may have at most %d", len(data), maxGenerator)
 		return nil
 	}
-	// Blank lines before it make the parser count as the file does.
-	padded := append([]byte(strings.Repeat("\n", max(line-1, 0))), data...)
 	var doc yaml.Node
-	if err := workspace.DecodeStrict(padded, &doc); err != nil {
-		p.fail(nil, "", "is not valid YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+	if err := workspace.DecodeStrict(data, &doc); err != nil {
+		text := lineNumber.ReplaceAllStringFunc(strings.TrimPrefix(err.Error(), "yaml: "), func(at string) string {
+			n, _ := strconv.Atoi(strings.TrimPrefix(at, "line ")) // the pattern has digits
+			return fmt.Sprintf("line %d", n+line-1)
+		})
+		p.fail(nil, "", "is not valid YAML: %s", text)
 		return nil
 	}
+	shift(&doc, line-1)
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
 		p.fail(&yaml.Node{Line: line, Column: 1}, "", "is no generator: expected apiVersion, kind and metadata")
 		return nil
 	}
 	return doc.Content[0]
+}
+
+var lineNumber = regexp.MustCompile(`\bline \d+`)
+
+// shift adds lines to where nodes stand.
+func shift(n *yaml.Node, lines int) {
+	n.Line += lines
+	for _, c := range n.Content {
+		shift(c, lines)
+	}
 }
 
 // fields of a mapping, each taken once.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -35,6 +36,7 @@ type buildFS struct {
 
 	made   []made
 	remote []string // addresses among resources
+	runs   []string // what a stock kustomize would run beside sealward
 	// ordered: the output keeps the order in which objects were made.
 	ordered bool
 	// err is why the build has to fail. kustomize takes a kustomization that cannot be
@@ -118,11 +120,28 @@ func (f *buildFS) ReadFile(path string) ([]byte, error) {
 		root = filepath.Dir(path)
 	}
 	data, err := f.FileSystem.ReadFile(path)
-	if err != nil || !linked && !isKustomization(path) {
+	if err != nil || !linked && !isKustomization(path) || !asKustomization() {
 		return data, err
 	}
 	data, f.err = f.rewrite(root, path, data)
 	return data, f.err
+}
+
+// asKustomization reports that kustomize is about to use what it reads as a kustomization.
+// Where the same file is the content of a ConfigMap or a patch, it has to be what stands on
+// the disk: virtual names in there would be another way to their files. Only the caller
+// tells the two apart.
+func asKustomization() bool {
+	frames := make([]uintptr, 8)
+	for next := runtime.CallersFrames(frames[:runtime.Callers(2, frames)]); ; {
+		frame, more := next.Next()
+		if strings.HasSuffix(frame.Function, "/internal/target.LoadKustFile") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
 }
 
 func isKustomization(path string) bool {

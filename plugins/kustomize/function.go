@@ -350,7 +350,7 @@ func meaning(config []byte) map[string]any {
 	}
 	metadata, _ := out["metadata"].(map[string]any)
 	annotations, _ := metadata["annotations"].(map[string]any)
-	delete(annotations, "config.kubernetes.io/local-config")
+	delete(annotations, localConfigAnnotation)
 	if len(annotations) == 0 {
 		delete(metadata, "annotations")
 	}

@@ -94,10 +94,12 @@ func TestKSOPSRefuses(t *testing.T) {
 	w.write("app/plain.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: plain}\nstringData: {password: "+value+"}\n")
 	w.sops("app/open.env", "public", "", "A=\""+value+"\n")
 	w.sops("app/odd.env", "public", "", "odd$key="+value+"\n")
+	w.sops("app/bytes.yaml", "public", "^data$", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n    name: bytes\ndata:\n    a: !!binary aHVu/3Rlcg==\n")
 	cases := map[string]string{
 		"":                                      "makes nothing",
 		"files: [a.yaml]\n":                     "app/a.yaml: does not exist",
 		"files: [secret.yaml]\n":                "Kubernetes object", // no name that kustomize would take
+		"files: [bytes.yaml]\n":                 "app/bytes.yaml: data.a: holds bytes that are no text",
 		"files: [../../x.yaml]\n":               "leaves the tree",
 		"files: [/etc/passwd]\n":                "absolute",
 		"files: [plain.yaml]\n":                 "is not sealed",

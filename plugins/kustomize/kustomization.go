@@ -16,6 +16,8 @@ import (
 	yamlv3 "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/types"
+
+	"github.com/sealward/sealward/seal/workspace"
 )
 
 // The lists of a kustomization that this package reads.
@@ -121,6 +123,9 @@ func (f *buildFS) rewrite(root, file string, data []byte) ([]byte, error) {
 	}
 	if root == f.dir {
 		f.ordered = k.SortOptions != nil && k.SortOptions.Order == types.FIFOSortOrder
+	}
+	if IsClone(root) {
+		f.runs = append(f.runs, "what a remote base, fetched anew, may then say")
 	}
 	r := &rewriting{buildFS: f, root: root, file: shown(file), data: data}
 	lists := map[string]*[]string{generators: &k.Generators, transformers: &k.Transformers, validators: &k.Validators}
@@ -283,6 +288,39 @@ func isExec(h header) bool {
 		} `yaml:"exec"`
 	}
 	return h.function != "" && yamlv3.Unmarshal([]byte(h.function), &spec) == nil && spec.Exec.Path != ""
+}
+
+// runsOther reports that stock kustomize would run something else than sealward or KSOPS,
+// from the PATH, for a generator of ours, which sealward build makes without any program.
+func runsOther(text []byte) bool {
+	var doc struct {
+		Metadata struct {
+			Annotations map[string]any `yaml:"annotations"`
+			ConfigFn    any            `yaml:"configFn"`
+		} `yaml:"metadata"`
+	}
+	if yamlv3.Unmarshal(text, &doc) != nil || doc.Metadata.ConfigFn != nil || doc.Metadata.Annotations["config.kubernetes.io/container"] != nil {
+		return true
+	}
+	for _, name := range functionAnnotations() {
+		function, set := doc.Metadata.Annotations[name]
+		if !set {
+			continue
+		}
+		var spec struct {
+			Exec struct {
+				Path string   `yaml:"path"`
+				Args []string `yaml:"args"`
+			} `yaml:"exec"`
+		}
+		said, _ := function.(string)
+		known := workspace.DecodeStrict([]byte(said), &spec) == nil
+		args := spec.Exec.Args
+		if !known || spec.Exec.Path != "sealward" && spec.Exec.Path != KSOPSKind || len(args) > 1 || len(args) == 1 && args[0] != "kustomize" {
+			return true
+		}
+	}
+	return false
 }
 
 // opaqueForKustomize is of what kustomize will refuse itself.
@@ -485,6 +523,9 @@ func (r *rewriting) generate(d *document, path string) {
 		path = filepath.Base(r.file)
 	}
 	d.job = &job{source: source{shown: fmt.Sprintf("%s %s (%s)", d.head.kind, d.head.name, d.at()), origin: path, generator: d}}
+	if runsOther(d.text) {
+		r.runs = append(r.runs, "the function of "+d.job.source.shown)
+	}
 	d.job.run = func() ([]*Object, error) {
 		g, err := ParseGenerator(d.file, d.line, d.text)
 		if err != nil {

@@ -23,6 +23,8 @@ const (
 	NeedsHashAnnotation = "kustomize.config.k8s.io/needs-hash"
 	BehaviorAnnotation  = "kustomize.config.k8s.io/behavior"
 	functionAnnotation  = "config.kubernetes.io/function"
+	// localConfigAnnotation has kustomize leave an object out of its output.
+	localConfigAnnotation = "config.kubernetes.io/local-config"
 	// PlaceholderAnnotation marks an object whose values are not the real ones.
 	PlaceholderAnnotation = Group + "/placeholder"
 )

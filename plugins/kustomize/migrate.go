@@ -47,7 +47,7 @@ func (n Note) String() string { return fmt.Sprintf("%s:%d: %s", n.Path, n.Line, 
 
 // MigrateKSOPS rewrites KSOPS's generators in and below a folder, in files of their own
 // and inline in kustomizations, to generators of ours. Only what differs between the two
-// forms changes: comments, order, names and line ends stay. Links are not followed. An
+// forms changes: comments, order, names and line ends stay. Links below it are not followed. An
 // error means that something could not be read or parsed.
 func MigrateKSOPS(dir string) (*Migration, error) {
 	m := &migration{}
@@ -56,11 +56,12 @@ func MigrateKSOPS(dir string) (*Migration, error) {
 		data []byte
 	}
 	var files []found
-	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
+	top := dir + string(filepath.Separator) // what is asked for may be a link itself
+	err := filepath.WalkDir(top, func(file string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && d.Name() == ".git" && file != dir:
+		case d.IsDir() && d.Name() == ".git" && file != top:
 			return fs.SkipDir
 		case !d.Type().IsRegular() || workspace.IsLeftover(d.Name()) || !isYAML(d.Name()):
 			return nil

@@ -132,4 +132,11 @@ func TestMigrateKSOPSLeaves(t *testing.T) {
 	if m, err := MigrateKSOPS(dir); err != nil || len(m.Files) != 1 {
 		t.Errorf("a link: %+v, %v", m, err)
 	}
+	linked := filepath.Join(t.TempDir(), "linked")
+	if err := os.Symlink(dir, linked); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := MigrateKSOPS(linked); err != nil || len(m.Files) != 1 || m.Files[0].Path != filepath.ToSlash(linked)+"/a.yaml" {
+		t.Errorf("a folder that is a link: %+v, %v", m, err)
+	}
 }

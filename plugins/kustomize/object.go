@@ -95,6 +95,11 @@ func readObject(file string, doc *yamlv3.Node) (*Object, error) {
 	o := &Object{From: file}
 	o.APIVersion, _ = f.text("apiVersion")
 	o.Kind, _ = f.text("kind")
+	// sops seals any bytes; a node has those that are no text as base64, which nobody would
+	// undo.
+	if field, found := binaryNode(doc, ""); found {
+		return nil, bad(field, "holds bytes that are no text; seal them as base64, in data of a Secret or binaryData of a ConfigMap")
+	}
 	if o.APIVersion != "v1" || o.Kind != "Secret" && o.Kind != "ConfigMap" {
 		if o.APIVersion == "" || o.Kind == "" {
 			return nil, bad("kind", "is missing, or apiVersion: the file holds no object of Kubernetes")
@@ -159,6 +164,20 @@ func readObject(file string, doc *yamlv3.Node) (*Object, error) {
 		return nil, p.errs
 	}
 	return o, nil
+}
+
+// binaryNode finds a field with bytes that are no UTF-8.
+func binaryNode(n *yamlv3.Node, path string) (field string, found bool) {
+	for i, item := range n.Content {
+		at := path
+		if n.Kind == yamlv3.MappingNode {
+			at = strings.TrimPrefix(path+"."+n.Content[i&^1].Value, ".")
+		}
+		if field, found := binaryNode(item, at); found {
+			return field, true
+		}
+	}
+	return path, n.ShortTag() == "!!binary"
 }
 
 // finish holds an object to what its entry says of it.

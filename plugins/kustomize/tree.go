@@ -41,9 +41,9 @@ type foundRepository struct {
 }
 
 // FindTree finds the tree around a kustomization's folder: the outermost folder with
-// a sealward.yaml, else with a .sops.yaml, up to the top of the Git work tree; where
-// there is none, that top; without Git, the folder itself. The outermost counts, so
-// that whoever may write below it cannot bring settings of their own.
+// a sealward.yaml or a .sops.yaml, up to the top of the Git work tree, which is the one
+// around submodules; where there is none, that top; without Git, the folder itself. The
+// outermost counts, so that whoever may write below it cannot bring settings of their own.
 func FindTree(dir string) (*Tree, error) {
 	abs, err := filepath.Abs(dir)
 	if err == nil {
@@ -52,33 +52,26 @@ func FindTree(dir string) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	var settings, rules, top string
+	t := &Tree{dir: abs}
+	stated := false
 	for at := abs; ; at = filepath.Dir(at) {
-		if exists(at, workspace.SettingsFile) {
-			settings = at
+		if exists(at, workspace.SettingsFile) || exists(at, workspace.RulesFile) {
+			t.dir, stated = at, true
 		}
-		if exists(at, workspace.RulesFile) {
-			rules = at
-		}
-		if exists(at, ".git") {
-			top = at
+		if exists(at, ".git") && !isSubmodule(at) {
+			if !stated {
+				t.dir = at
+			}
 			break
 		}
 		if at == filepath.Dir(at) {
 			break
 		}
 	}
-	t := &Tree{dir: abs}
-	for _, found := range []string{settings, rules, top} {
-		if found != "" {
-			t.dir = found
-			break
-		}
-	}
 	if t.root, err = os.OpenRoot(t.dir); err != nil {
 		return nil, err
 	}
-	if settings != "" {
+	if exists(t.dir, workspace.SettingsFile) {
 		data, err := t.read(workspace.SettingsFile)
 		if err != nil {
 			return nil, err
@@ -88,6 +81,24 @@ func FindTree(dir string) (*Tree, error) {
 		}
 	}
 	return t, nil
+}
+
+// isSubmodule reports that the work tree with its top in dir is a submodule of another
+// around it, in the way that git makes them. Linked work trees, whose .git is a file too,
+// stand for themselves; they alone have a commondir.
+func isSubmodule(dir string) bool {
+	file, err := os.Open(filepath.Join(dir, ".git"))
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	head := make([]byte, 4<<10)
+	n, _ := io.ReadFull(file, head) // none of a folder
+	at, ok := strings.CutPrefix(strings.TrimRight(string(head[:n]), "\r\n"), "gitdir: ")
+	if !filepath.IsAbs(at) {
+		at = filepath.Join(dir, at)
+	}
+	return ok && strings.Contains(filepath.ToSlash(at), "/modules/") && !exists(at, "commondir")
 }
 
 func exists(dir, name string) bool {
@@ -205,5 +216,5 @@ func (t *Tree) permit(folder string, ws manifest.Workspace, adopted bool) error 
 	if allowed || !stated && adopted {
 		return nil
 	}
-	return &notAllowed{fmt.Sprintf("%s of the tree does not let %s use workspace %s; if it should, add there: builds: {%[2]s: [%[3]s]}", workspace.SettingsFile, folder, ws)}
+	return &notAllowed{fmt.Sprintf("%s does not let %s use workspace %s; if it should, add there: builds: {%[2]s: [%[3]s]}", filepath.Join(t.dir, workspace.SettingsFile), folder, ws)}
 }

@@ -31,7 +31,8 @@ type Unsealer struct {
 	// goroutines; nil: nobody.
 	Warn func(text string)
 	// Built, where it is set, is the folder whose build this is: kustomizations
-	// outside its tree (remote bases) may name what it may name.
+	// outside its tree (remote bases) may name what it may name, and those in its tree
+	// that it takes in nothing more, where the settings state what it may name.
 	Built string
 
 	mu    sync.Mutex
@@ -47,6 +48,9 @@ type site struct {
 	// settings is the tree whose builds count for folder, which is in it.
 	settings *Tree
 	folder   string
+	// built is the folder whose build this is, where it is in the same tree; "" where nothing
+	// says it.
+	built string
 }
 
 // site finds what may be used in a kustomization's folder.
@@ -76,6 +80,7 @@ func (u *Unsealer) site(root string) (*site, error) {
 		if s.settings.dir != s.tree.dir {
 			at = built
 		}
+		s.built, _ = s.settings.rel(built)
 	}
 	s.folder, _ = s.settings.rel(at)
 	return s, nil
@@ -147,6 +152,13 @@ func (u *Unsealer) Generate(ctx context.Context, root string, g *Generator) ([]*
 			return nil, fmt.Errorf("%s:%d: makes %s %s twice, of %s and of %s; rename one (metadata.name)", g.File, g.Line, o.Kind, o.Name, other.From, o.From)
 		}
 		seen[id] = o
+		annotations := o.Annotations
+		if o.Other != nil {
+			annotations = o.Other.GetAnnotations()
+		}
+		if v, local := annotations[localConfigAnnotation]; local && v != "false" {
+			return nil, fmt.Errorf("%s:%d: %s %s of %s has the annotation %s, with which kustomize would leave it out without a word; remove one of the two", g.File, g.Line, o.Kind, o.Name, o.From, localConfigAnnotation)
+		}
 	}
 	return objects, nil
 }
@@ -523,8 +535,17 @@ func (s *site) workspaceOfObject(rel string, data []byte, fallback manifest.Work
 	return s.workspaceOf(rel, fallback)
 }
 
+// permit holds the kustomization that names a workspace to its line of builds, and the
+// build that it is part of too: else whoever may write an overlay could list the folder of
+// another as its base, and have what that one may unseal.
 func (s *site) permit(ws manifest.Workspace, adopted bool) error {
-	return s.settings.permit(s.folder, ws, adopted)
+	if err := s.settings.permit(s.folder, ws, adopted); err != nil {
+		return err
+	}
+	if _, _, stated := s.settings.settings.Builds.Of(s.built); s.built == "" || !stated {
+		return nil
+	}
+	return s.settings.permit(s.built, ws, adopted)
 }
 
 func (s *site) requiresBinding() bool {

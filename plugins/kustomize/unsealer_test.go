@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -142,18 +143,37 @@ func TestGenerateRefuses(t *testing.T) {
 			w.write("overlays/prod/sealward.yaml", "builds: {.: [payments]}\n")
 			w.write("overlays/prod/.sops.yaml", "creation_rules: []\n")
 		}, text: "secrets: [{workspace: payments, name: card}]", is: kustomize.ErrNotAllowed, want: "payments"},
+		"also where the top has none": {prepare: func(w *world, _ *kustomize.Unsealer) {
+			w.must(os.Remove(w.path("sealward.yaml")))
+			w.write("overlays/prod/sealward.yaml", "builds: {.: [payments]}\n")
+			text, _ := os.ReadFile(w.path("workspaces/payments/secrets/card.yaml"))
+			w.write("overlays/prod/card.yaml", string(text))
+		}, text: "files: [card.yaml]", is: kustomize.ErrNotAllowed, want: "payments"},
+		"settings of a submodule": {prepare: func(w *world, _ *kustomize.Unsealer) {
+			w.write(".git/modules/a/worktrees/b/HEAD", "")
+			w.write("overlays/prod/.git", "gitdir: ../../.git/modules/a/worktrees/b\n")
+			w.write("overlays/prod/sealward.yaml", "builds: {.: [payments]}\n")
+			text, _ := os.ReadFile(w.path("workspaces/payments/secrets/card.yaml"))
+			w.write("overlays/prod/card.yaml", string(text))
+		}, text: "files: [card.yaml]", is: kustomize.ErrNotAllowed, want: "payments"},
 		"a remote base's own settings": {prepare: func(w *world, u *kustomize.Unsealer) {
 			u.Built = w.path("overlays/dev")
 			w.write("overlays/prod/.git/HEAD", "")
 			w.write("overlays/prod/sealward.yaml", "builds: {.: [orders]}\n")
 			w.write("overlays/dev/kustomization.yaml", "")
 		}, text: "files: [web.yaml]", is: kustomize.ErrNotAllowed, want: "overlays/dev use workspace shop"},
+		"a base of a build that may not": {prepare: func(w *world, u *kustomize.Unsealer) {
+			u.Built = w.path("overlays/dev")
+			w.write("sealward.yaml", "builds: {overlays/prod: [orders], overlays/dev: [shop]}\n")
+			w.write("overlays/dev/kustomization.yaml", "")
+		}, text: "secrets: [{workspace: orders, name: db-r}]", is: kustomize.ErrNotAllowed, want: "overlays/dev use workspace orders"},
 		"no builds at all": {prepare: func(w *world, _ *kustomize.Unsealer) { w.write("sealward.yaml", "") },
 			text: "secrets: [{workspace: orders, name: db-r}]", is: kustomize.ErrNotAllowed, want: "orders"},
-		"no such secret":              {text: "secrets: [{workspace: orders, name: db-x}]", want: "gen.yaml:4: there is no such secret"},
-		"no such file":                {text: "files: [nothing.yaml]", want: "overlays/prod/nothing.yaml: does not exist"},
-		"a path that leaves the tree": {text: "files: [../../../keys/orders.agekey]", want: "leaves the tree"},
-		"an absolute path":            {text: "files: [/etc/passwd]", want: "is an absolute path"},
+		"one that kustomize would leave out": {text: "options: {annotations: {config.kubernetes.io/local-config: \"true\"}}\nsecrets: [{workspace: orders, name: db-r}]", want: "would leave it out without a word"},
+		"no such secret":                     {text: "secrets: [{workspace: orders, name: db-x}]", want: "gen.yaml:4: there is no such secret"},
+		"no such file":                       {text: "files: [nothing.yaml]", want: "overlays/prod/nothing.yaml: does not exist"},
+		"a path that leaves the tree":        {text: "files: [../../../keys/orders.agekey]", want: "leaves the tree"},
+		"an absolute path":                   {text: "files: [/etc/passwd]", want: "is an absolute path"},
 		"a link that leaves the tree": {prepare: func(w *world, _ *kustomize.Unsealer) {
 			w.must(os.Symlink(w.keyring+"/orders.agekey", w.path("overlays/prod/link.yaml")))
 		}, text: "files: [link.yaml]", want: "is a link that leaves the tree"},
@@ -205,5 +225,24 @@ func TestGenerateRefuses(t *testing.T) {
 				t.Errorf("the error holds a value: %v", err)
 			}
 		})
+	}
+}
+
+// Many documents in one file cost what they weigh, wherever they stand in it.
+func TestParseGeneratorFarDown(t *testing.T) {
+	const line = 5_000_000
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := kustomize.ParseGenerator("gen.yaml", line, []byte(generator+"secret: []\n"))
+	_, broken := kustomize.ParseGenerator("gen.yaml", line, []byte(generator+"files: [\n"))
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.Contains(err.Error(), "gen.yaml:5000003:") {
+		t.Error(err)
+	}
+	if broken == nil || !strings.Contains(broken.Error(), "line 500000") {
+		t.Error(broken)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+		t.Errorf("takes %d bytes", used)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -40,8 +41,13 @@ func (d Difference) String() string {
 }
 
 // Verify builds dir with a stock kustomize too and returns where its objects differ from
-// those of b, whatever their order.
+// those of b, whatever their order. It has to let the program run functions, and refuses
+// where they would be others than sealward's and s.Options does not allow them: they would
+// see s.Env, and the keyring that it names.
 func (b *Built) Verify(ctx context.Context, dir string, s Stock) ([]Difference, error) {
+	if len(b.runs) > 0 && !(s.Options.Plugins && s.Options.Exec) {
+		return nil, fmt.Errorf("%s build is not run, because it would run more than sealward from the PATH: %s; if you trust it, allow it with --enable-alpha-plugins --enable-exec", s.Program, strings.Join(b.runs, ", "))
+	}
 	args := []string{"build", "--enable-alpha-plugins", "--enable-exec"}
 	if s.Options.AnyFolder {
 		args = append(args, "--load-restrictor", "LoadRestrictionsNone")
@@ -88,7 +94,22 @@ func (b *Built) Verify(ctx context.Context, dir string, s Stock) ([]Difference, 
 			found = compare(found, name, nil, mine, other)
 		}
 	}
+	for i := range found {
+		found[i].Object = shownObject(found[i].Object)
+	}
 	return found, nil
+}
+
+// plainObject is how the objects are named that Kubernetes takes.
+var plainObject = regexp.MustCompile(`^[A-Z][A-Za-z0-9]{0,62} ([-a-z0-9]+/)?[-a-z0-9.:]+( \([-a-z0-9./]+\))?$`)
+
+// shownObject leaves out a name that is none: a patch or a replacement may have made a
+// value of it, which is base64.
+func shownObject(name string) string {
+	if !plainObject.MatchString(name) {
+		return "an object with a name that Kubernetes does not take"
+	}
+	return name
 }
 
 // both has the keys of two maps.
@@ -119,7 +140,7 @@ func objects(stream []byte) (map[string]any, error) {
 			name += " (" + version + ")"
 		}
 		if _, twice := out[name]; twice {
-			return nil, fmt.Errorf("the output has %s twice", name)
+			return nil, fmt.Errorf("the output has %s twice", shownObject(name))
 		}
 		out[name] = o
 	}
