@@ -49,7 +49,8 @@ for its functions, and fails when the objects differ.`,
 		Example: `  sealward build overlays/prod | kubectl apply -f -
   sealward build overlays/prod --placeholders
   sealward build overlays/prod -o dir --out /dev/shm/prod`,
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeFolder,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.dir = "."
 			if len(args) == 1 {
