@@ -42,7 +42,12 @@ func (p *parser) document(line int, data []byte) *yaml.Node {
 	padded := append([]byte(strings.Repeat("\n", max(line-1, 0))), data...)
 	var doc yaml.Node
 	if err := workspace.DecodeStrict(padded, &doc); err != nil {
-		p.fail(nil, "", "is not valid YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+		why, at := strings.TrimPrefix(err.Error(), "yaml: "), &yaml.Node{Column: 1}
+		if n, _ := fmt.Sscanf(why, "line %d:", &at.Line); n == 1 {
+			_, why, _ = strings.Cut(why, ": ")
+		}
+		at.Line = max(at.Line, line) // the parser may name the line above
+		p.fail(at, "", "is not valid YAML: %s", why)
 		return nil
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
