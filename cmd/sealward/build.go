@@ -138,16 +138,21 @@ func (a *app) build(ctx context.Context, u *kustomize.Unsealer, o buildOptions) 
 // verifyBuild compares with a stock kustomize. The functions that it runs get by the
 // environment what this command was told by flags.
 func (a *app) verifyBuild(ctx context.Context, built *kustomize.Built, u *kustomize.Unsealer, o buildOptions, opts kustomize.BuildOptions) error {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return err
+	}
 	env := append(os.Environ(),
+		"SEALWARD_BUILD="+dir, // what remote bases may use depends on it
 		"SEALWARD_WORKSPACE="+u.Workspace.String(),
 		"SEALWARD_PLACEHOLDERS="+strconv.FormatBool(u.Placeholders),
 		"SEALWARD_ALLOW_UNBOUND="+strconv.FormatBool(u.AllowUnbound))
-	if dir := cmp.Or(a.keyring, a.Getenv("SEALWARD_KEYRING")); dir != "" {
-		dir, err := filepath.Abs(dir) // functions run in the folder of the kustomization
+	if keys := cmp.Or(a.keyring, a.Getenv("SEALWARD_KEYRING")); keys != "" {
+		keys, err := filepath.Abs(keys) // functions run in the folder of the kustomization
 		if err != nil {
 			return err
 		}
-		env = append(env, "SEALWARD_KEYRING="+dir)
+		env = append(env, "SEALWARD_KEYRING="+keys)
 	}
 	found, err := built.Verify(ctx, o.dir, kustomize.Stock{Program: o.verify, Env: env, Options: opts, Placeholders: u.Placeholders})
 	if err != nil {
