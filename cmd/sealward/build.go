@@ -59,6 +59,8 @@ for its functions, and fails when the objects differ.`,
 			switch {
 			case (o.format == "dir") != (o.out != ""):
 				return usagef("-o dir and --out DIR belong together; the other forms go to standard output")
+			case a.repo != "":
+				return usagef("--repo means nothing here: the sealed tree is the one around the folder that is built")
 			case !slices.Contains([]string{restrictRoot, restrictNone}, o.loadRestrictor):
 				return usagef("--load-restrictor is %s or %s", restrictRoot, restrictNone)
 			case o.exec && !o.plugins:
