@@ -38,15 +38,13 @@ func (p *parser) document(line int, data []byte) *yaml.Node {
 		p.fail(nil, "", "has %d bytes; a generator may have at most %d", len(data), maxGenerator)
 		return nil
 	}
-	// Blank lines before it make the parser count as the file does.
-	padded := append([]byte(strings.Repeat("\n", max(line-1, 0))), data...)
 	var doc yaml.Node
-	if err := workspace.DecodeStrict(padded, &doc); err != nil {
+	if err := workspace.DecodeStrict(data, &doc); err != nil {
 		why, at := strings.TrimPrefix(err.Error(), "yaml: "), &yaml.Node{Column: 1}
 		if n, _ := fmt.Sscanf(why, "line %d:", &at.Line); n == 1 {
 			_, why, _ = strings.Cut(why, ": ")
 		}
-		at.Line = max(at.Line, line) // the parser may name the line above
+		at.Line = line + max(at.Line, 1) - 1
 		p.fail(at, "", "is not valid YAML: %s", why)
 		return nil
 	}
@@ -54,7 +52,16 @@ func (p *parser) document(line int, data []byte) *yaml.Node {
 		p.fail(&yaml.Node{Line: line, Column: 1}, "", "is no generator: expected apiVersion, kind and metadata")
 		return nil
 	}
+	moveLines(&doc, line-1)
 	return doc.Content[0]
+}
+
+// moveLines makes a document's nodes count as its file does.
+func moveLines(n *yaml.Node, by int) {
+	n.Line += by
+	for _, c := range n.Content {
+		moveLines(c, by)
+	}
 }
 
 // fields of a mapping, each taken once.

@@ -135,33 +135,24 @@ const makesNothing = "makes nothing: it has neither secrets nor files nor source
 // file. line is where the text starts in file, 1-based.
 func CheckGenerators(file string, line int, text []byte) error {
 	var errs manifest.Errors
-	fail := func(err error) {
-		var more manifest.Errors
-		var one *manifest.Error
-		switch {
-		case errors.As(err, &more):
-			errs = append(errs, more...)
-		case errors.As(err, &one):
-			errs = append(errs, one)
-		}
-	}
 	holds := false
 	for _, d := range split(file, line, text) {
 		if !d.holds() {
 			continue
 		}
 		holds = true
+		p := &parser{file: file}
 		switch {
 		case d.ours() || strings.HasPrefix(d.head.apiVersion, Group+"/") || d.head.kind == Kind:
 			_, err := ParseGenerator(file, d.line, d.text)
-			if err == nil && !d.head.entries {
-				err = &manifest.Error{File: file, Line: d.line, Column: 1, Msg: makesNothing}
+			if !errors.As(err, &p.errs) && !d.head.entries {
+				p.fail(&yaml.Node{Line: d.line, Column: 1}, "", makesNothing)
 			}
-			fail(err)
 		case d.head == header{}:
-			p := &parser{file: file}
 			p.document(d.line, d.text)
-			fail(p.errs)
+		}
+		if errs = append(errs, p.errs...); len(errs) >= 20 { // a hostile file must not fill a log
+			break
 		}
 	}
 	if !holds {

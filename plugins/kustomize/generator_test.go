@@ -3,6 +3,7 @@ package kustomize_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sealward/sealward/plugins/kustomize"
 	"github.com/sealward/sealward/seal/manifest"
@@ -25,7 +26,7 @@ func TestCheckGenerators(t *testing.T) {
 		"an unknown kind":      {strings.Replace(good, "Secret", "Secrets", 1), `gen.yaml:8:7: kind: "sealward.dev/v1", "SealedSecretsGenerator" is no generator of sealward`},
 		"another group":        {strings.Replace(good, ".dev", ".io", 1), `gen.yaml:7:13: apiVersion: "sealward.io/v1"`},
 		"a value of no option": {good + "options: {behavior: Merge}\n", "gen.yaml:11:21: options.behavior: is none of"},
-		"broken YAML":          {good + " x: y\n", "gen.yaml:7:1: is not valid YAML: "},
+		"broken YAML":          {good + " x: y\n", "gen.yaml:10:1: is not valid YAML: "},
 	} {
 		err := kustomize.CheckGenerators("gen.yaml", 7, []byte(c.text))
 		if c.want == "" {
@@ -37,5 +38,18 @@ func TestCheckGenerators(t *testing.T) {
 		if errs, ok := err.(manifest.Errors); !ok || !strings.HasPrefix(errs.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
+	}
+}
+
+// TestGeneratorsFarBelow: a document costs what it weighs, wherever it stands in its file.
+func TestGeneratorsFarBelow(t *testing.T) {
+	text := strings.Repeat("\n", 500_000) + strings.Repeat(generator+"files: [a.yaml]\n---\n", 2_000) + generator + "file: []\n"
+	start := time.Now()
+	err := kustomize.CheckGenerators("gen.yaml", 1, []byte(text))
+	if want := "gen.yaml:510004:1: file: is unknown here"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if took := time.Since(start); took > 10*time.Second { // it was more
+		t.Errorf("took %s", took)
 	}
 }
