@@ -223,7 +223,7 @@ func (d *demo) scenes(list ...func() error) error {
 func (d *demo) play() error {
 	started := time.Now()
 	fmt.Fprintln(d.out, "sealward, from a secret to its reader and back, in", d.dir)
-	if err := d.scenes(d.sceneRepository, d.sceneSeal, d.scenePush, d.sceneAgent, d.sceneRead, d.sceneRefused, d.sceneRotate, d.sceneTamper, d.sceneRestart, d.sceneAudit, d.sceneNothingLeft); err != nil {
+	if err := d.scenes(d.sceneRepository, d.sceneSeal, d.scenePush, d.sceneAgent, d.sceneRead, d.sceneRefused, d.sceneRotate, d.sceneBuild, d.sceneTamper, d.sceneRestart, d.sceneAudit, d.sceneNothingLeft); err != nil {
 		return err
 	}
 	d.say("Done in %.1f s. Next: the quick start in README.md, or sealward --help.", time.Since(started).Seconds())
@@ -342,8 +342,29 @@ func (d *demo) sceneRotate() error {
 	return d.run("sealward read orders/orders-db-r/password --token-file ../alice.token; echo", expect{shows: []string{"battery-staple"}})
 }
 
+func (d *demo) sceneBuild() error {
+	d.say("8. A cluster gets the same secret out of a kustomize build, which unseals in memory.\n   sealward.yaml says which workspaces the tree may name; payments is none of them.\n   Without a key there are placeholders, to check a branch with.")
+	return d.run(`mkdir prod && cat > prod/kustomization.yaml <<END
+namespace: shop
+generators: [secrets.yaml]
+END
+cat > prod/secrets.yaml <<END
+apiVersion: sealward.dev/v1
+kind: SealedSecretGenerator
+metadata: {name: orders}
+secrets: [{workspace: orders, name: orders-db-r, options: {needsHash: true}}]
+END
+echo 'builds: {prod: [orders]}' > sealward.yaml`, expect{},
+		"sealward build prod", expect{shows: []string{"password: YmF0dGVyeS1zdGFwbGU=", "name: orders-db-r-"}},
+		"sealward build prod --placeholders --keyring /nonexistent | grep -e placeholder: -e password:", expect{shows: []string{"sealward.dev/placeholder"}, hides: []string{"YmF0dGVyeS1zdGFwbGU="}},
+		"git add -A && git commit -q -m 'Build for the cluster' && git push -q", expect{},
+		"sed 's/orders, name: orders-db-r/payments, name: payments-api-rw/' prod/secrets.yaml > ../t && cp ../t prod/secrets.yaml; sealward build prod", expect{code: exitDenied, shows: []string{"builds"}},
+		"git checkout -q prod", expect{},
+	)
+}
+
 func (d *demo) sceneTamper() error {
-	d.say("8. Somebody without a key tampers: the username is moved into the password's\n   place, and payments' sealed file is passed off as one of orders. The review\n   says so. Merged nevertheless, both are refused; everything else goes on.")
+	d.say("9. Somebody without a key tampers: the username is moved into the password's\n   place, and payments' sealed file is passed off as one of orders. The review\n   says so. Merged nevertheless, both are refused; everything else goes on.")
 	if err := d.run(
 		"awk '/username:/{v=$2} /password:/{$0=\"        password: \" v} {print}' workspaces/orders/secrets/orders-db-r.yaml > ../t && cp ../t workspaces/orders/secrets/orders-db-r.yaml", expect{},
 		"sed 's/workspace: payments/workspace: orders/' workspaces/payments/secrets/payments-api-rw.yaml > workspaces/orders/secrets/payments-api-rw.yaml", expect{},
@@ -365,7 +386,7 @@ func (d *demo) sceneTamper() error {
 }
 
 func (d *demo) sceneRestart() error {
-	d.say("9. The remote goes away and the agent is killed with kill -9. Restarted, it serves\n   the last applied commit, and a guessed token gets no further than before.")
+	d.say("10. The remote goes away and the agent is killed with kill -9. Restarted, it serves\n    the last applied commit, and a guessed token gets no further than before.")
 	if err := d.run("mv ../remote.git ../gone.git", expect{}); err != nil {
 		return err
 	}
@@ -385,7 +406,7 @@ func (d *demo) sceneRestart() error {
 }
 
 func (d *demo) sceneAudit() error {
-	d.say("10. Each read was recorded before its value left. The agent is stopped, and the\n    log's chain of hashes is verified.")
+	d.say("11. Each read was recorded before its value left. The agent is stopped, and the\n    log's chain of hashes is verified.")
 	if err := d.stopAgent(); err != nil {
 		return fmt.Errorf("the agent did not stop cleanly: %w\n%s", err, d.agentLog())
 	}
@@ -440,6 +461,6 @@ func (d *demo) showAudit(path string) error {
 }
 
 func (d *demo) sceneNothingLeft() error {
-	d.say("11. No value stands in the clear in the mirror, the store, the logs or the\n    repository: grep finds nothing.")
+	d.say("12. No value stands in the clear in the mirror, the store, the logs or the\n    repository: grep finds nothing.")
 	return d.run("grep -r -l -a -e correct-horse -e battery-staple ../state ../agent.log ../gone.git . ; echo \"exit code $?\"", expect{shows: []string{"exit code 1"}, hides: []string{"state", "agent.log:"}})
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealward/sealward/gitops/worktree"
+	"github.com/sealward/sealward/plugins/kustomize"
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
@@ -151,7 +152,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, errFindings):
 		return exitFindings
-	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated):
+	case errors.Is(err, client.ErrDenied), errors.Is(err, client.ErrUnauthenticated), errors.Is(err, kustomize.ErrNotAllowed):
 		return exitDenied
 	case errors.As(err, &misplaced) && misplaced.Misplaced:
 		return exitUnsealed

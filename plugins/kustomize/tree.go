@@ -17,6 +17,11 @@ import (
 // ErrNotAllowed: the tree's settings do not let a kustomization use a workspace.
 var ErrNotAllowed = errors.New("this tree may not be built from that workspace")
 
+type notAllowed struct{ msg string }
+
+func (e *notAllowed) Error() string        { return e.msg }
+func (e *notAllowed) Is(target error) bool { return target == ErrNotAllowed }
+
 // Tree is the folder that kustomizations may take sealed files from, with the
 // settings that say which workspaces they may name.
 type Tree struct {
@@ -200,6 +205,5 @@ func (t *Tree) permit(folder string, ws manifest.Workspace, adopted bool) error 
 	if allowed || !stated && adopted {
 		return nil
 	}
-	return fmt.Errorf("%s of the tree does not let %s use workspace %s; if it should, add there: builds: {%s: [%[3]s]} (%[5]w)",
-		workspace.SettingsFile, folder, ws, folder, ErrNotAllowed)
+	return &notAllowed{fmt.Sprintf("%s of the tree does not let %s use workspace %s; if it should, add there: builds: {%[2]s: [%[3]s]}", workspace.SettingsFile, folder, ws)}
 }
