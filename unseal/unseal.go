@@ -116,14 +116,14 @@ func dataKey(file string, e sealed, ring *keyring.Ring) (key []byte, err error) 
 
 // has shows what a ring can open with.
 func has(ring *keyring.Ring) string {
-	var out []string
-	if ids := ring.Recipients(); len(ids) > 0 {
-		out = append(out, list(ids))
+	ids, services := ring.Recipients(), ring.Services().Keys()
+	switch {
+	case len(services) == 0:
+		return list(ids)
+	case len(ids) == 0:
+		return "no identity, and in " + keyring.SettingsFile + " " + list(services)
 	}
-	if services := ring.Services().Keys(); len(services) > 0 {
-		out = append(out, keyring.SettingsFile+" lists "+list(services))
-	}
-	return strings.Join(out, ", and its ")
+	return list(ids) + ", and in " + keyring.SettingsFile + " " + list(services)
 }
 
 // list shows up to five recipients. They stand in a file that anybody may have

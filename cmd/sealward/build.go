@@ -52,7 +52,8 @@ remote bases are refused unless --enable-alpha-plugins --enable-exec allow them.
 		Example: `  sealward build overlays/prod | kubectl apply -f -
   sealward build overlays/prod --placeholders
   sealward build overlays/prod -o dir --out /dev/shm/prod`,
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeFolder,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.dir = "."
 			if len(args) == 1 {
@@ -61,6 +62,8 @@ remote bases are refused unless --enable-alpha-plugins --enable-exec allow them.
 			switch {
 			case (o.format == "dir") != (o.out != ""):
 				return usagef("-o dir and --out DIR belong together; the other forms go to standard output")
+			case a.repo != "":
+				return usagef("--repo means nothing here: the sealed tree is the one around the folder that is built")
 			case !slices.Contains([]string{restrictRoot, restrictNone}, o.loadRestrictor):
 				return usagef("--load-restrictor is %s or %s", restrictRoot, restrictNone)
 			case o.exec && !o.plugins:
@@ -145,16 +148,21 @@ func (a *app) build(ctx context.Context, u *kustomize.Unsealer, o buildOptions) 
 // verifyBuild compares with a stock kustomize. The functions that it runs get by the
 // environment what this command was told by flags.
 func (a *app) verifyBuild(ctx context.Context, built *kustomize.Built, u *kustomize.Unsealer, o buildOptions, opts kustomize.BuildOptions) error {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return err
+	}
 	env := append(os.Environ(),
+		"SEALWARD_BUILD="+dir, // what remote bases may use depends on it
 		"SEALWARD_WORKSPACE="+u.Workspace.String(),
 		"SEALWARD_PLACEHOLDERS="+strconv.FormatBool(u.Placeholders),
 		"SEALWARD_ALLOW_UNBOUND="+strconv.FormatBool(u.AllowUnbound))
-	if dir := cmp.Or(a.keyring, a.Getenv("SEALWARD_KEYRING")); dir != "" {
-		dir, err := filepath.Abs(dir) // functions run in the folder of the kustomization
+	if keys := cmp.Or(a.keyring, a.Getenv("SEALWARD_KEYRING")); keys != "" {
+		keys, err := filepath.Abs(keys) // functions run in the folder of the kustomization
 		if err != nil {
 			return err
 		}
-		env = append(env, "SEALWARD_KEYRING="+dir)
+		env = append(env, "SEALWARD_KEYRING="+keys)
 	}
 	found, err := built.Verify(ctx, o.dir, kustomize.Stock{Program: o.verify, Env: env, Options: opts, Placeholders: u.Placeholders})
 	if err != nil {

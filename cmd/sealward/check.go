@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/gitops/review"
+	"github.com/sealward/sealward/plugins/kustomize"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
 )
@@ -95,7 +96,7 @@ func (a *app) check(ctx context.Context, opts checkOptions) error {
 		return err
 	}
 	defer tree.Close()
-	check := review.CheckOptions{Now: a.Now(), AllowUnbound: opts.allowUnbound}
+	check := review.CheckOptions{Now: a.Now(), AllowUnbound: opts.allowUnbound, Generators: kustomize.CheckGenerators}
 	if !opts.noKeys {
 		check.Ring = a.optionalRings()
 	}

@@ -78,6 +78,14 @@ func (a *app) completeOneSecret(c *cobra.Command, args []string, prefix string) 
 	return slices.Compact(out), directive
 }
 
+// completeFolder offers folders, for the one argument of a command.
+func completeFolder(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}
+
 // fixed offers a closed set.
 func fixed(words ...string) completer {
 	return func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {

@@ -136,12 +136,17 @@ than it may, as with sealward build.`,
 	return c
 }
 
-// notes prints a note a line; it may be called from several goroutines.
+// notes prints a note a line, once; it may be called from several goroutines.
 func (a *app) notes() func(string) {
 	var mu sync.Mutex
+	told := map[string]bool{} // a file can be listed twice
 	return func(text string) {
 		mu.Lock()
 		defer mu.Unlock()
+		if told[text] {
+			return
+		}
+		told[text] = true
 		fmt.Fprintln(a.Err, "sealward:", clean("note: "+text))
 	}
 }

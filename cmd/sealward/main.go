@@ -116,6 +116,9 @@ func run(ctx context.Context, args []string, d deps) int {
 		err = fmt.Errorf("%w\nsealward doctor %s says what that means and what mends it", err, tamper.File)
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if strings.TrimSpace(line) == "" {
+			continue // git's, for example
+		}
 		fmt.Fprintln(d.Err, "sealward:", clean(line)) // it may name a file or a recipient as a stranger wrote it
 	}
 	return exitCode(err)

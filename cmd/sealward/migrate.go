@@ -32,8 +32,9 @@ and no key is needed.
 A generator that cannot be carried over, because it runs another program or has a field
 without a counterpart, is left as it is and told on standard error. Every file is read
 before the first is written.`,
-		Example: "  sealward migrate ksops . --dry-run\n  sealward migrate ksops overlays/prod",
-		Args:    cobra.ExactArgs(1),
+		Example:           "  sealward migrate ksops . --dry-run\n  sealward migrate ksops overlays/prod",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeFolder,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.migrateKSOPS(args[0], dryRun)
 		},

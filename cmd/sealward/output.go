@@ -21,7 +21,11 @@ func outputFlag(c *cobra.Command, format *string, formats ...string) {
 	pre := c.PreRunE
 	c.PreRunE = func(c *cobra.Command, args []string) error {
 		if *format != "" && !slices.Contains(formats, *format) {
-			return usagef("output format %.40q is unknown; one of %s", *format, strings.Join(formats, ", "))
+			hint := ""
+			if strings.ContainsAny(*format, "./") { // kustomize's -o names a file
+				hint = "; a file is written with >"
+			}
+			return usagef("output format %.40q is unknown; one of %s%s", *format, strings.Join(formats, ", "), hint)
 		}
 		if pre != nil {
 			return pre(c, args)

@@ -34,6 +34,9 @@ type CheckOptions struct {
 	// AllowUnbound: manifests without a binding are no finding, as an operator may have
 	// configured the agent.
 	AllowUnbound bool
+	// Generators reads the text of a generator of kustomize's that starts at a line of a
+	// file; its error is a manifest.Errors. Nil: their fields are not looked into.
+	Generators func(file string, line int, text []byte) error
 	// Now is the time that expiries are compared with. Required.
 	Now time.Time
 }

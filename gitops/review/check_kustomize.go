@@ -26,8 +26,8 @@ const (
 	ksopsVersion   = "viaduct.ai/v1"
 )
 
-// generatorTexts are what every file with a generator holds.
-func generatorTexts() []string { return []string{ownGenerator, ksopsVersion} }
+// generatorTexts are what every file with a generator holds, be its kind misspelt.
+func generatorTexts() []string { return []string{ownGenerator, "sealward.dev/v", ksopsVersion} }
 
 func namesGenerator(data []byte) bool {
 	return slices.ContainsFunc(generatorTexts(), func(s string) bool { return bytes.Contains(data, []byte(s)) })
@@ -39,7 +39,7 @@ func (c *checker) kustomize(ctx context.Context) error {
 	if c.repo.clone == nil || len(c.generators)+len(c.sealedOutside) == 0 {
 		return nil
 	}
-	found, err := c.tree.kustomizeFindings(ctx, append(c.generators, c.sealedOutside...))
+	found, err := c.tree.kustomizeFindings(ctx, append(c.generators, c.sealedOutside...), c.opts.Generators)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (c *checker) kustomizeDifference(ctx context.Context) error {
 	if !relevant && !c.kustomizes {
 		return nil
 	}
-	now, err := c.tree.allKustomizeFindings(ctx)
+	now, err := c.tree.allKustomizeFindings(ctx, c.opts.Generators)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (c *checker) kustomizeDifference(ctx context.Context) error {
 		if _, changed := c.changed[f.Path]; !changed {
 			if !looked {
 				looked = true
-				if before, err = c.opts.Base.allKustomizeFindings(ctx); err != nil {
+				if before, err = c.opts.Base.allKustomizeFindings(ctx, c.opts.Generators); err != nil {
 					return err
 				}
 			}
@@ -85,7 +85,7 @@ func (c *checker) kustomizeDifference(ctx context.Context) error {
 	return nil
 }
 
-func (t *Tree) allKustomizeFindings(ctx context.Context) ([]Finding, error) {
+func (t *Tree) allKustomizeFindings(ctx context.Context, parse generatorParser) ([]Finding, error) {
 	texts := []string{"-F"}
 	for _, s := range append(generatorTexts(), "sops") {
 		texts = append(texts, "-e", s)
@@ -94,7 +94,7 @@ func (t *Tree) allKustomizeFindings(ctx context.Context) ([]Finding, error) {
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	return t.kustomizeFindings(ctx, found)
+	return t.kustomizeFindings(ctx, found, parse)
 }
 
 // aboutKustomize reports a file whose change can matter to what kustomize finds.
@@ -116,9 +116,13 @@ func isKustomization(p string) bool {
 	return false
 }
 
+// generatorParser is CheckOptions.Generators.
+type generatorParser = func(file string, line int, text []byte) error
+
 // kustomizeLint is one look at the kustomizations of a tree.
 type kustomizeLint struct {
 	tree     *Tree
+	parse    generatorParser
 	settings workspace.Settings
 	stated   bool // the settings could be read
 
@@ -135,6 +139,7 @@ type kustomizeLint struct {
 	argoOptions    bool     // Argo CD is told both flags
 	fluxDecrypts   bool     // Flux unseals after its build
 
+	texts    map[string]listed // files of generators, with the entry that lists one first
 	wanted   []wantedFile
 	findings []Finding
 }
@@ -151,6 +156,7 @@ type listed struct {
 	in           *kustomization
 	field        string
 	text         string
+	block        bool // of lines below a | or >
 	line, column int
 	inline       []*generator // what stands in the entry itself
 }
@@ -196,8 +202,8 @@ func (l *kustomizeLint) on(id CheckID, g *generator, n *yaml.Node, field, messag
 
 // kustomizeFindings looks at the kustomizations of a tree; candidates are the files that
 // may have a generator of ours or a sealed Secret. Level and the usual remedy are for the caller to add.
-func (t *Tree) kustomizeFindings(ctx context.Context, candidates []string) ([]Finding, error) {
-	l := &kustomizeLint{tree: t, kustomizations: map[string]*kustomization{}, generators: map[string][]*generator{}, used: map[*generator]bool{}, walked: map[string]bool{}, sealed: map[string]bool{}, found: map[string][]*generator{}, reached: map[reachedKey]bool{}}
+func (t *Tree) kustomizeFindings(ctx context.Context, candidates []string, parse generatorParser) ([]Finding, error) {
+	l := &kustomizeLint{tree: t, parse: parse, texts: map[string]listed{}, kustomizations: map[string]*kustomization{}, generators: map[string][]*generator{}, used: map[*generator]bool{}, walked: map[string]bool{}, sealed: map[string]bool{}, found: map[string][]*generator{}, reached: map[reachedKey]bool{}}
 	if err := l.read(ctx, candidates); err != nil {
 		return nil, err
 	}
@@ -222,6 +228,9 @@ func (t *Tree) kustomizeFindings(ctx context.Context, candidates []string) ([]Fi
 				l.on(KustomizeUnlisted, g, g.doc, "", "no kustomization lists this generator, so nothing is made of it", "")
 			}
 		}
+	}
+	if err := l.generatorFiles(ctx); err != nil {
+		return nil, err
 	}
 	if err := l.targets(ctx); err != nil {
 		return nil, err
@@ -309,7 +318,7 @@ func (l *kustomizeLint) kustomization(file string, data []byte) {
 		}
 		for i, n := range list.Content {
 			if n = meant(n); n.Kind == yaml.ScalarNode {
-				e := listed{in: k, field: fmt.Sprintf("%s[%d]", field, i), text: n.Value, line: n.Line, column: n.Column}
+				e := listed{in: k, field: fmt.Sprintf("%s[%d]", field, i), text: n.Value, block: n.Style == yaml.LiteralStyle || n.Style == yaml.FoldedStyle, line: n.Line, column: n.Column}
 				if strings.ContainsAny(n.Value, "\n{") && namesGenerator([]byte(n.Value)) {
 					e.inline = generatorsIn(file, []byte(n.Value), n.Line) // a block starts below its |
 				}
@@ -474,6 +483,7 @@ const maxWanted = 200_000
 
 // generate is one entry of generators: in the kustomization of a folder.
 func (l *kustomizeLint) generate(root string, e listed) {
+	l.note(e)
 	gs := l.of(e)
 	if p, ok := l.resolve(root, e.text); ok && len(gs) > 0 {
 		l.changedGenerators(p)
@@ -488,6 +498,77 @@ func (l *kustomizeLint) generate(root string, e listed) {
 			l.localTargets(g)
 		}
 		l.entries(g, root)
+	}
+}
+
+// note has the texts behind an entry of generators: looked into.
+func (l *kustomizeLint) note(e listed) {
+	if strings.Contains(e.text, "\n") || strings.HasPrefix(strings.TrimSpace(e.text), "{") {
+		line := e.line
+		if e.block {
+			line++ // the text starts below its |
+		}
+		l.invalid(e.in.path, line, []byte(e.text))
+		return
+	}
+	p, ok := l.resolve(e.in.dir, e.text)
+	if !ok || strings.Contains(e.text, "//") || l.walked["texts "+p] { // a base from elsewhere
+		return
+	}
+	l.walked["texts "+p] = true
+	if k := l.kustomizations[p]; k != nil {
+		for _, e := range k.bases() {
+			l.note(e)
+		}
+		return
+	}
+	l.texts[p] = e
+}
+
+// generatorFiles looks into the files that kustomizations list as generators.
+func (l *kustomizeLint) generatorFiles(ctx context.Context) error {
+	if len(l.texts) == 0 {
+		return nil
+	}
+	files, err := l.tree.Files(ctx, slices.Sorted(maps.Keys(l.texts))...)
+	if err != nil {
+		return err
+	}
+	there := map[string]File{}
+	for _, f := range files {
+		there[f.Path] = f
+	}
+	for p, e := range l.texts {
+		f, ok := there[p]
+		if !ok {
+			l.at(KustomizeMissing, e, fmt.Sprintf("%.80q is no file and no folder with a kustomization", e.text), "mend the path, which is relative to "+e.in.dir)
+			continue
+		}
+		if !f.Mode.IsFile() || l.parse == nil {
+			continue
+		}
+		data, err := l.tree.Read(ctx, f)
+		if errors.Is(err, gitcmd.ErrTooLarge) || errors.Is(err, gitcmd.ErrNoObject) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		l.invalid(p, 1, data)
+	}
+	return nil
+}
+
+// invalid reports what a build would refuse of a text of generators.
+func (l *kustomizeLint) invalid(file string, line int, text []byte) {
+	if l.parse == nil {
+		return
+	}
+	var errs manifest.Errors
+	if errors.As(l.parse(file, line, text), &errs) {
+		for _, e := range errs {
+			l.add(KustomizeInvalid, file, max(e.Line, line), e.Column, e.Field, e.Msg, "")
+		}
 	}
 }
 
@@ -582,7 +663,7 @@ func (l *kustomizeLint) targets(ctx context.Context) error {
 		i := slices.IndexFunc(w.paths, func(p string) bool { _, ok := there[p]; return ok })
 		switch {
 		case i < 0 && len(w.paths) > 1:
-			l.on(KustomizeMissing, w.g, w.at, w.field, w.text+" is no secret of this repository", "")
+			l.on(KustomizeMissing, w.g, w.at, w.field, w.text+" is no secret of this repository", "sealward get secrets lists those of a workspace")
 		case i < 0:
 			l.on(KustomizeMissing, w.g, w.at, w.field, fmt.Sprintf("%.80q is not there: there is no file %.200s", w.text, w.paths[0]), "")
 		default:

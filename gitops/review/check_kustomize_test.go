@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
 )
 
@@ -128,6 +129,17 @@ func TestCheckKustomizeHostile(t *testing.T) {
 	}
 }
 
+// misspelt stands in for plugins/kustomize, which this package does not import: it knows
+// one bad field. The script kustomize-check runs the real one.
+func misspelt(file string, line int, text []byte) error {
+	for i, l := range strings.Split(string(text), "\n") {
+		if strings.HasPrefix(l, "secret:") {
+			return manifest.Errors{{File: file, Line: line + i, Field: "secret", Msg: "is unknown here"}}
+		}
+	}
+	return nil
+}
+
 func plantedKustomizations() []planted {
 	const gen = "deploy/base/generator.yaml"
 	edit := func(path, old, new string) func(*testRepo) {
@@ -185,6 +197,14 @@ func plantedKustomizations() []planted {
 		}, found: []string{"kustomize-sealed deploy/base/kustomization.yaml:1"}},
 		{name: "a generator that nobody lists", plant: with("deploy/base/lost.yaml", generatorFile("lost", generatesDB)),
 			found: []string{"kustomize-unlisted deploy/base/lost.yaml:1"}},
+		{name: "a generator with a field that nobody knows", plant: edit(gen, "secrets:", "secret:"),
+			found: []string{"kustomize-invalid " + gen + ":8"}},
+		{name: "an inline generator with one", plant: edit("deploy/prod/kustomization.yaml", "  secrets:", "  secret:"),
+			found: []string{"kustomize-invalid deploy/prod/kustomization.yaml:%secret:"}},
+		{name: "one in a folder of generators", plant: edit("deploy/prod/more/all.yaml", "secrets:\n- workspace: orders\n  name: orders-db-r\n---", "secret: []\n---"),
+			found: []string{"kustomize-invalid deploy/prod/more/all.yaml:8"}},
+		{name: "a generator file that is not there", plant: edit("deploy/base/kustomization.yaml", "- generator.yaml", "- generater.yaml"),
+			found: []string{"kustomize-missing deploy/base/kustomization.yaml:3", "kustomize-unlisted " + gen + ":1"}},
 		{name: "a secret that is not there", plant: edit(gen, "name: orders-db-r", "name: orders-db-rw"),
 			found: []string{"kustomize-missing " + gen + ":%workspace: orders"}},
 		{name: "files that are not there, and one that is elsewhere", plant: edit(gen, "files:\n", "files:\n- db.yaml\n- path: ../../../other/db.yaml\n"),

@@ -361,7 +361,7 @@ func TestCheckFindsPlantedCommits(t *testing.T) {
 			p.plant(r)
 			want, may := p.expected(r)
 			r.commit(p.name)
-			opts := CheckOptions{Now: testNow}
+			opts := CheckOptions{Now: testNow, Generators: misspelt}
 			if p.keys {
 				opts.Ring = r.ring
 			}

@@ -64,6 +64,7 @@ const (
 
 	// Kustomizations.
 	KustomizeDropped   CheckID = "kustomize-dropped"
+	KustomizeInvalid   CheckID = "kustomize-invalid"
 	KustomizeFunction  CheckID = "kustomize-function"
 	KustomizeFlags     CheckID = "kustomize-flags"
 	KustomizeSealed    CheckID = "kustomize-sealed"
@@ -137,6 +138,7 @@ func Checks() []About {
 		{RoleHides, LevelWarning, "A workspace's role hides the instance's of that name", "rename it, unless the workspace means to say who has the role here"},
 
 		{KustomizeDropped, LevelError, "A kustomize build succeeds and lacks the Secret", "list the generator under generators:, with a function"},
+		{KustomizeInvalid, LevelError, "A generator that every build refuses", "mend it; docs/kustomize.md has the form"},
 		{KustomizeFunction, LevelWarning, "Stock kustomize does not run a generator, or not as it reads", "write the annotation config.kubernetes.io/function: 'exec: {path: sealward, args: [kustomize]}', and nothing that changes it"},
 		{KustomizeFlags, LevelWarning, "Something builds a tree with generators without what they need", flagsRemedy},
 		{KustomizeSealed, LevelWarning, "A sealed Secret among resources goes out as ciphertext", "name it in the files: of a SealedSecretGenerator, or build with sealward build, which unseals it as the file is read"},

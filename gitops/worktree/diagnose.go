@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -40,7 +41,8 @@ type Diagnosis struct {
 	// Remedies are commands and words that mend what failed, the first one first.
 	Remedies []string `json:"remedies"`
 
-	opened bool // the ring opened it, and it is as it was sealed
+	flags  string // that commands about the file need
+	opened bool   // the ring opened it, and it is as it was sealed
 }
 
 // Opens reports that everything was checked and nothing failed.
@@ -84,7 +86,13 @@ func (t *Tree) Diagnose(shown, rel string, data []byte) *Diagnosis {
 	d.add("sops section", OK, "")
 	d.InFile = e.Recipients()
 	misplaced := d.Fails()
-	if t.Repo != nil && rel != "" {
+	_, ours, _ := manifest.Locate(rel)
+	if t.Repo != nil && rel != "" && !ours && m.Form == manifest.Kubernetes {
+		// An adopted file: no rule is for it, and the settings may say whose it is.
+		if !t.diagnoseRoot(d, m, rel) {
+			return d
+		}
+	} else if t.Repo != nil && rel != "" {
 		t.diagnoseRule(d, m, rel)
 		if !misplaced {
 			t.diagnoseParts(d, place)
@@ -146,6 +154,28 @@ func (d *Diagnosis) form(shown, rel string, data []byte) (*manifest.Manifest, ma
 		d.add("place", OK, "")
 	}
 	return m, place, true
+}
+
+// diagnoseRoot settles the workspace of a Kubernetes object outside workspaces/, as a
+// build does.
+func (t *Tree) diagnoseRoot(d *Diagnosis, m *manifest.Manifest, rel string) bool {
+	settings, err := t.Repo.Settings()
+	if err != nil {
+		d.add("place", Failed, err.Error())
+		return false
+	}
+	if ws, _, ok := settings.Roots.Of(rel); ok && (m.Secret.Binding == "" || m.Workspace.IsZero()) {
+		if m.Workspace.IsZero() {
+			d.flags = "-w " + ws.String() + " "
+		}
+		m.Workspace = ws
+	}
+	if m.Workspace.IsZero() {
+		d.add("place", Failed, "the file states no namespace and stands in no workspace's folder", "say in "+workspace.SettingsFile+" whose such files are: roots: {"+path.Dir(rel)+": WORKSPACE}")
+		return false
+	}
+	d.ID = m.ID()
+	return true
 }
 
 func (t *Tree) diagnoseRule(d *Diagnosis, m *manifest.Manifest, rel string) {
@@ -229,7 +259,7 @@ func (t *Tree) diagnoseKey(d *Diagnosis, m *manifest.Manifest) {
 			"ask one of its recipients to add yours to "+workspace.RulesFile+" and to run: sealward rotate -w "+m.Workspace.String())
 	case errors.Is(err, seal.ErrUnbound):
 		d.add("key", OK, "the keyring opens it")
-		d.add("binding", Failed, "there is none: plain sops wrote the file, or somebody removed it", "look whether the values belong here (sealward unseal --allow-unbound "+d.File+"), then: sealward seal --rebind "+d.File)
+		d.add("binding", Failed, "there is none: plain sops wrote the file, or somebody removed it", "look whether the values belong here (sealward unseal --allow-unbound "+d.flags+d.File+"), then: sealward seal --rebind "+d.flags+d.File)
 	case errors.Is(err, unseal.ErrService):
 		d.add("key", Failed, err.Error(),
 			"see that the service answers, and that the credentials which keyring.yaml names for it are valid and may decrypt with this key; then: sealward doctor "+d.File)
@@ -244,7 +274,7 @@ func (t *Tree) diagnoseKey(d *Diagnosis, m *manifest.Manifest) {
 func (d *Diagnosis) tampered(t *seal.TamperError) {
 	switch t.Reason {
 	case seal.ReasonBinding:
-		d.add("binding", Failed, t.Error(), "if that was your own edit with plain sops: sealward seal --rebind "+d.File, restore(d.File))
+		d.add("binding", Failed, t.Error(), "if that was your own edit with plain sops: sealward seal --rebind "+d.flags+d.File, restore(d.File))
 	case seal.ReasonValue:
 		d.add("values", Failed, t.Error(), restore(d.File))
 	case seal.ReasonMAC:

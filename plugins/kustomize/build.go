@@ -62,6 +62,9 @@ func Build(ctx context.Context, dir string, u *Unsealer, opts BuildOptions) (*Bu
 	if err == nil {
 		abs, err = filepath.EvalSymlinks(abs)
 	}
+	if err != nil && strings.Contains(dir, "://") {
+		return nil, fmt.Errorf("%s: is an address; build a folder, which may list it under resources:", dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot be built: %w", dir, err)
 	}
@@ -213,12 +216,16 @@ func (f *buildFS) explain(err error) error {
 	text := f.virtualName().ReplaceAllStringFunc(err.Error(), func(name string) string {
 		return f.stands[name].shown
 	})
+	first := f.twice(text)
+	if len(first) > 0 {
+		// What follows tries the virtual file as a folder.
+		text, _, _ = strings.Cut(text, ": must build at directory: ")
+	}
 	var hints []string
 	if types.IsErrOnlyBuiltinPluginsAllowed(err) {
 		hints = append(hints, "it is a plugin that kustomize would run, or a generator in a list of objects; allow the first with --enable-alpha-plugins (and --enable-exec for a program of this machine)")
 	}
-	hints = append(hints, f.twice(text)...)
-	return errors.New(strings.Join(append([]string{strings.TrimSpace(text)}, hints...), "\n"))
+	return errors.New(strings.Join(slices.Concat(first, []string{strings.TrimSpace(text)}, hints), "\n"))
 }
 
 // takenPattern finds the kind and name in kustomize's errors about two objects with one name.

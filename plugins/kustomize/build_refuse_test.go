@@ -1,6 +1,7 @@
 package kustomize_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -33,6 +34,7 @@ func TestBuildRefuses(t *testing.T) {
 		prepare func(*world)
 		opts    kustomize.BuildOptions
 		unbound bool
+		dir     string // that is built
 		is      error
 		want    []string
 	}{
@@ -61,7 +63,16 @@ func TestBuildRefuses(t *testing.T) {
 		"a transformer of the wrong kind": {files: map[string]string{kustomization: "transformers: [gen.yaml]\n", "overlays/prod/gen.yaml": generator + "secrets: orders\n"},
 			want: []string{"gen.yaml:1: SealedSecretGenerator all makes objects, which only a generator can"}},
 		"a later version": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": strings.Replace(dbGenerator, "dev/v1", "dev/v2", 1)},
-			want: []string{"gen.yaml:1: sealward.dev/v2 SealedSecretGenerator is no generator of sealward"}},
+			want: []string{"gen.yaml:1: \"sealward.dev/v2\", \"SealedSecretGenerator\" is no generator of sealward, which is sealward.dev/v1, SealedSecretGenerator"}},
+		"another group": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": strings.Replace(dbGenerator, "sealward.dev", "sealward.io", 1)},
+			want: []string{"gen.yaml:1: apiVersion: \"sealward.io/v1\" is not that of a SealedSecretGenerator, which is sealward.dev/v1"}},
+		"broken YAML": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": dbGenerator + " x: y\n"},
+			want: []string{"overlays/prod/gen.yaml:", ": is not valid YAML: "}},
+		"an empty generator": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": "# of sealward.dev/v1\n"},
+			want: []string{"kustomization.yaml: generators[0]: \"gen.yaml\" holds nothing"}},
+		"an unsealed file": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": generator + "files: [plain.yaml]\n", "overlays/prod/plain.yaml": sealedSecret},
+			want: []string{"gen.yaml:4: overlays/prod/plain.yaml: is not sealed"}},
+		"an address": {files: map[string]string{kustomization: "generators: [gen.yaml]\n"}, dir: "https://example.com/base", want: []string{"is an address; build a folder"}},
 		"no key": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": dbGenerator}, prepare: func(w *world) { w.must(os.Remove(w.keyring + "/orders.agekey")) },
 			is: keyring.ErrNoRing, want: []string{"overlays/prod/gen.yaml:4: ", "orders"}},
 		"the wrong key": {files: map[string]string{kustomization: "generators: [gen.yaml]\n", "overlays/prod/gen.yaml": dbGenerator}, prepare: func(w *world) {
@@ -156,7 +167,7 @@ func TestBuildRefuses(t *testing.T) {
 			}
 			u := w.unsealer()
 			u.AllowUnbound = c.unbound
-			built, err := kustomize.Build(context.Background(), w.path("overlays/prod"), u, c.opts)
+			built, err := kustomize.Build(context.Background(), cmp.Or(c.dir, w.path("overlays/prod")), u, c.opts)
 			if err == nil || built != nil {
 				text, _ := built.YAML()
 				t.Fatalf("built\n%s", text)

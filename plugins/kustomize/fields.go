@@ -41,28 +41,27 @@ func (p *parser) document(line int, data []byte) *yaml.Node {
 	}
 	var doc yaml.Node
 	if err := workspace.DecodeStrict(data, &doc); err != nil {
-		text := lineNumber.ReplaceAllStringFunc(strings.TrimPrefix(err.Error(), "yaml: "), func(at string) string {
-			n, _ := strconv.Atoi(strings.TrimPrefix(at, "line ")) // the pattern has digits
-			return fmt.Sprintf("line %d", n+line-1)
-		})
-		p.fail(nil, "", "is not valid YAML: %s", text)
+		why, at := strings.TrimPrefix(err.Error(), "yaml: "), &yaml.Node{Column: 1}
+		if n, _ := fmt.Sscanf(why, "line %d:", &at.Line); n == 1 {
+			_, why, _ = strings.Cut(why, ": ")
+		}
+		at.Line = line + max(at.Line, 1) - 1
+		p.fail(at, "", "is not valid YAML: %s", why)
 		return nil
 	}
-	shift(&doc, line-1)
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
 		p.fail(&yaml.Node{Line: line, Column: 1}, "", "is no generator: expected apiVersion, kind and metadata")
 		return nil
 	}
+	moveLines(&doc, line-1)
 	return doc.Content[0]
 }
 
-var lineNumber = regexp.MustCompile(`\bline \d+`)
-
-// shift adds lines to where nodes stand.
-func shift(n *yaml.Node, lines int) {
-	n.Line += lines
+// moveLines makes a document's nodes count as its file does.
+func moveLines(n *yaml.Node, by int) {
+	n.Line += by
 	for _, c := range n.Content {
-		shift(c, lines)
+		moveLines(c, by)
 	}
 }
 

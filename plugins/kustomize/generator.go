@@ -99,14 +99,19 @@ func ParseGenerator(file string, line int, data []byte) (*Generator, error) {
 		return nil, p.errs
 	}
 	f := p.fields(root, "")
-	version, versionNode := f.text("apiVersion")
+	version, _ := f.text("apiVersion")
 	kind, _ := f.text("kind")
 	if !IsGenerator(version, kind) {
-		at := root
-		if versionNode != nil {
-			at = versionNode
+		at, field := root, "apiVersion"
+		if version == APIVersion || version == KSOPSVersion {
+			field = "kind"
 		}
-		p.fail(at, "apiVersion", "with kind is no generator of sealward: %s with %s, or %s with %s", APIVersion, Kind, KSOPSVersion, KSOPSKind)
+		for i := 0; i+1 < len(root.Content); i += 2 {
+			if root.Content[i].Value == field {
+				at = root.Content[i+1]
+			}
+		}
+		p.fail(at, field, "%.80q, %.80q is no generator of sealward, which is %s, %s", version, kind, APIVersion, Kind)
 		return nil, p.errs
 	}
 	g := &Generator{File: file, Kind: kind, Line: root.Line}
@@ -121,6 +126,42 @@ func ParseGenerator(file string, line int, data []byte) (*Generator, error) {
 		return nil, p.errs
 	}
 	return g, nil
+}
+
+const makesNothing = "makes nothing: it has neither secrets nor files nor sources"
+
+// CheckGenerators reads a text that a kustomization lists under generators: and fails,
+// with a manifest.Errors, for what a build would refuse of it without looking at another
+// file. line is where the text starts in file, 1-based.
+func CheckGenerators(file string, line int, text []byte) error {
+	var errs manifest.Errors
+	holds := false
+	for _, d := range split(file, line, text) {
+		if !d.holds() {
+			continue
+		}
+		holds = true
+		p := &parser{file: file}
+		switch {
+		case d.ours() || strings.HasPrefix(d.head.apiVersion, Group+"/") || d.head.kind == Kind:
+			_, err := ParseGenerator(file, d.line, d.text)
+			if !errors.As(err, &p.errs) && !d.head.entries {
+				p.fail(&yaml.Node{Line: d.line, Column: 1}, "", makesNothing)
+			}
+		case d.head == header{}:
+			p.document(d.line, d.text)
+		}
+		if errs = append(errs, p.errs...); len(errs) >= 20 { // a hostile file must not fill a log
+			break
+		}
+	}
+	if !holds {
+		errs = append(errs, &manifest.Error{File: file, Line: line, Column: 1, Msg: "holds nothing, so nothing is made of it"})
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs
 }
 
 // metadata of a generator: only its name and its function matter here.

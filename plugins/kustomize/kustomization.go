@@ -102,6 +102,12 @@ func headerOf(text []byte) (h header) {
 	return h
 }
 
+// holds reports that there is more than comments.
+func (d *document) holds() bool {
+	var doc yamlv3.Node
+	return d.head != header{} || yamlv3.Unmarshal(d.text, &doc) != nil || !doc.IsZero()
+}
+
 func (d *document) ours() bool { return IsGenerator(d.head.apiVersion, d.head.kind) }
 func (d *document) at() string { return fmt.Sprintf("%s:%d", d.file, d.line) }
 
@@ -247,6 +253,9 @@ func (r *rewriting) entry(field string, i int, text string) ([]part, error) {
 				return nil, err
 			}
 		}
+		if field == generators && p.opaque == "" && !slices.ContainsFunc(p.docs, (*document).holds) {
+			return nil, fmt.Errorf("%s: %.80q holds nothing, so nothing is made of it; remove the entry if that is meant", at, cmp.Or(p.path, text))
+		}
 	}
 	if !ours {
 		return nil, nil
@@ -264,6 +273,13 @@ func (r *rewriting) entry(field string, i int, text string) ([]part, error) {
 // check refuses a document that would be lost, or run, without anybody saying so.
 func (r *rewriting) check(field, at string, d *document) error {
 	switch h := d.head; {
+	case field == generators && h == header{} && mentions(d.text) && d.holds():
+		// Most likely broken; kustomize does not say in which folder.
+		p := &parser{file: d.file}
+		if p.document(d.line, d.text) == nil {
+			return p.errs
+		}
+		return nil
 	case d.ours() && field != generators && d.head.entries:
 		return fmt.Errorf("%s: %s %s makes objects, which only a generator can: list it under generators:", d.at(), h.kind, h.name)
 	case d.ours() || h.apiVersion == "" || h.apiVersion == konfig.BuiltinPluginApiVersion:
@@ -271,7 +287,9 @@ func (r *rewriting) check(field, at string, d *document) error {
 	case strings.HasSuffix(h.kind, "List"):
 		return nil // kustomize looks inside, and refuses what is not its own
 	case strings.HasPrefix(h.apiVersion, Group+"/"):
-		return fmt.Errorf("%s: %s %s is no generator of sealward: %s with %s", d.at(), h.apiVersion, h.kind, APIVersion, Kind)
+		return fmt.Errorf("%s: %.80q, %.80q is no generator of sealward, which is %s, %s", d.at(), h.apiVersion, h.kind, APIVersion, Kind)
+	case !r.opts.Plugins && h.kind == Kind:
+		return fmt.Errorf("%s: apiVersion: %.80q is not that of a %s, which is %s", d.at(), h.apiVersion, Kind, APIVersion)
 	case !r.opts.Plugins:
 		return fmt.Errorf("%s: %s %s is a plugin that kustomize would run (%s): if you trust it, allow it with --enable-alpha-plugins, and a program of this machine with --enable-exec too", d.at(), h.kind, h.name, at)
 	case !r.opts.Exec && isExec(h):

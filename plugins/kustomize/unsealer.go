@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal"
 	"github.com/sealward/sealward/unseal/keyring"
 )
@@ -139,7 +140,7 @@ func (u *Unsealer) Generate(ctx context.Context, root string, g *Generator) ([]*
 		add(e.Line, func() ([]*Object, error) { return one(s.source(e, g.Workspace)) })
 	}
 	if len(jobs) == 0 {
-		return nil, fmt.Errorf("%s:%d: makes nothing: it has neither secrets nor files nor sources", g.File, g.Line)
+		return nil, fmt.Errorf("%s:%d: %s", g.File, g.Line, makesNothing)
 	}
 	objects, err := u.all(ctx, jobs)
 	if err != nil {
@@ -384,7 +385,10 @@ func (s *site) objects(rel string, data []byte, fallback manifest.Workspace, tar
 // openForeign opens a file that has no binding, with the ring of a workspace.
 func openForeign[T any](s *site, rel string, data []byte, ws manifest.Workspace, open func(string, []byte, *keyring.Ring) (T, error), placeholder func(string, []byte) (T, error)) (opened T, err error) {
 	if err := s.permit(ws, true); err != nil {
-		return opened, err
+		if plain := looksSealed(rel, data); plain != nil {
+			return opened, plain // which workspace's it would be matters no more
+		}
+		return opened, statesNone(ws, err)
 	}
 	if s.u.Placeholders {
 		return placeholder(rel, data)
@@ -397,16 +401,24 @@ func openForeign[T any](s *site, rel string, data []byte, ws manifest.Workspace,
 		if s.requiresBinding() {
 			why = ", and sealward.yaml requires one; seal it with sealward seal --in-place --rebind"
 		}
-		return opened, fmt.Errorf("%s: %w: plain sops sealed it, and nothing proves where its values belong%s", rel, seal.ErrUnbound, why)
+		return opened, fmt.Errorf("%s: %w, and nothing proves where its values belong%s", rel, seal.ErrUnbound, why)
 	}
 	ring, err := s.u.Ring(ws)
 	if err != nil {
-		return opened, fmt.Errorf("%s: %w", rel, err)
+		return opened, statesNone(ws, fmt.Errorf("%s: %w", rel, err))
 	}
 	if opened, err = open(rel, data, ring); err == nil {
 		s.warnUnbound(rel)
 	}
 	return opened, err
+}
+
+// statesNone says where the workspace public comes from, which nobody may have written.
+func statesNone(ws manifest.Workspace, err error) error {
+	if ws != manifest.Public() {
+		return err
+	}
+	return fmt.Errorf("%w; public is for files that state no workspace: -w, or roots: in %s, names another", err, workspace.SettingsFile)
 }
 
 // looksSealed fails for a file that sops did not seal, in any of its ways.

@@ -133,6 +133,8 @@ var quotedText = regexp.MustCompile("(?s)['\"`].*['\"`]")
 
 var unknownField = regexp.MustCompile(`^line (\d+): field (.+) not found in type `)
 
+var wrongKind = regexp.MustCompile(`(?s)^line (\d+): cannot unmarshal .* into \[\]`)
+
 // DecodeStrict reads one YAML document of settings into v, and refuses unknown
 // fields, duplicate ones and a second document. Empty data leaves v as it is.
 func DecodeStrict(data []byte, v any) error {
@@ -148,6 +150,9 @@ func DecodeStrict(data []byte, v any) error {
 		for _, e := range wrong.Errors {
 			if m := unknownField.FindStringSubmatch(e); m != nil {
 				e = fmt.Sprintf("line %s: %s is no setting here", m[1], m[2])
+			}
+			if m := wrongKind.FindStringSubmatch(e); m != nil {
+				e = fmt.Sprintf("line %s: expected a list", m[1])
 			}
 			// yaml quotes what it cannot use between backticks.
 			errs = append(errs, quoted.ReplaceAllString(e, "a value"))

@@ -304,7 +304,7 @@ func OpenPayload(data []byte, ids []age.Identity, ask func() ([]byte, error)) (*
 	first, _, _ := strings.Cut(string(text[:min(len(text), 256)]), "\n")
 	name, ok := strings.CutPrefix(first, payloadHeader)
 	if !ok {
-		return nil, errors.New("is not what sealward keys export writes: it names no workspace")
+		return nil, errors.New("is not what sealward keys export writes: it names no workspace; a file of age-keygen goes into the keyring as it is, by the name WORKSPACE.agekey (chmod 600)")
 	}
 	ws, err := manifest.ParseScope(strings.TrimSpace(name))
 	if err != nil {
