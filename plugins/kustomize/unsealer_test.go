@@ -239,7 +239,7 @@ func TestParseGeneratorFarDown(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "gen.yaml:5000003:") {
 		t.Error(err)
 	}
-	if broken == nil || !strings.Contains(broken.Error(), "line 500000") {
+	if broken == nil || !strings.Contains(broken.Error(), "gen.yaml:500000") {
 		t.Error(broken)
 	}
 	if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
