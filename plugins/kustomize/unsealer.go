@@ -33,7 +33,7 @@ type Unsealer struct {
 	Warn func(text string)
 	// Built, where it is set, is the folder whose build this is: kustomizations
 	// outside its tree (remote bases) may name what it may name, and those in its tree
-	// that it takes in nothing more, where the settings state what it may name.
+	// that it takes in nothing more.
 	Built string
 
 	mu    sync.Mutex
@@ -554,7 +554,7 @@ func (s *site) permit(ws manifest.Workspace, adopted bool) error {
 	if err := s.settings.permit(s.folder, ws, adopted); err != nil {
 		return err
 	}
-	if _, _, stated := s.settings.settings.Builds.Of(s.built); s.built == "" || !stated {
+	if s.built == "" || s.built == s.folder {
 		return nil
 	}
 	return s.settings.permit(s.built, ws, adopted)

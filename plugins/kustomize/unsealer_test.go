@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -224,5 +225,24 @@ func TestGenerateRefuses(t *testing.T) {
 				t.Errorf("the error holds a value: %v", err)
 			}
 		})
+	}
+}
+
+// Many documents in one file cost what they weigh, wherever they stand in it.
+func TestParseGeneratorFarDown(t *testing.T) {
+	const line = 5_000_000
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := kustomize.ParseGenerator("gen.yaml", line, []byte(generator+"secret: []\n"))
+	_, broken := kustomize.ParseGenerator("gen.yaml", line, []byte(generator+"files: [\n"))
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.Contains(err.Error(), "gen.yaml:5000003:") {
+		t.Error(err)
+	}
+	if broken == nil || !strings.Contains(broken.Error(), "gen.yaml:500000") {
+		t.Error(broken)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+		t.Errorf("takes %d bytes", used)
 	}
 }

@@ -104,7 +104,11 @@ func (w *world) sops(rel, name, regex, text string) {
 	}
 	w.must(os.WriteFile(rules, []byte(rule), 0o644))
 	w.write(rel, text)
-	out, err := exec.Command("sops", "--config", rules, "encrypt", "--in-place", w.path(rel)).CombinedOutput()
+	sops := "sops"
+	if _, err := exec.LookPath(sops); err != nil {
+		sops = "../../bin/tools/sops"
+	}
+	out, err := exec.Command(sops, "--config", rules, "encrypt", "--in-place", w.path(rel)).CombinedOutput()
 	if err != nil {
 		w.t.Fatalf("sops, which make tools builds: %v\n%s", err, out)
 	}
