@@ -104,13 +104,15 @@ func (a *app) build(ctx context.Context, u *kustomize.Unsealer, o buildOptions) 
 	if a.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}
-	u.Ring, u.Warn = a.rings(), a.notes()
+	tell, end := a.notes()
+	u.Ring, u.Warn = a.rings(), tell
 	opts := kustomize.BuildOptions{
 		AnyFolder: o.loadRestrictor == restrictNone, Plugins: o.plugins, Exec: o.exec, Helm: o.helm, HelmCommand: o.helmCommand,
 	}
 	built, err := kustomize.Build(ctx, o.dir, u, opts)
+	end()
 	if err != nil {
-		return err
+		return asUsage(err)
 	}
 	if f, ok := a.Out.(*os.File); ok && built.Unsealed && o.format != "dir" && !o.show && term.IsTerminal(int(f.Fd())) {
 		return usagef("the output has values in the clear, and would go to a terminal: pipe it on, write it with -o dir --out DIR, look at --placeholders, or give --show-values")

@@ -114,7 +114,9 @@ than it may, as with sealward build.`,
 		if (u.Built != "" || clone) && !filepath.IsAbs(u.Built) {
 			return usagef("nothing tells whose build this is, which counts for remote bases: set SEALWARD_BUILD to the absolute path of the folder that is built")
 		}
-		f := &kustomize.Function{Unsealer: u, Dir: dir, Warn: a.notes()}
+		tell, end := a.notes()
+		defer end()
+		f := &kustomize.Function{Unsealer: u, Dir: dir, Warn: tell}
 		if len(args) == 0 {
 			if a.interactive() {
 				return usagef("kustomize runs this command with a ResourceList on standard input; from a terminal, use sealward build (see %s --help)", c.CommandPath())
@@ -136,18 +138,30 @@ than it may, as with sealward build.`,
 	return c
 }
 
-// notes prints a note a line, once; it may be called from several goroutines.
-func (a *app) notes() func(string) {
+// mostNotes is how many notes of one build are printed; a tree that plain sops sealed
+// has one a file.
+const mostNotes = 10
+
+// notes prints a note a line, and at the end how many more there were. tell may be
+// called from several goroutines.
+func (a *app) notes() (tell func(string), end func()) {
 	var mu sync.Mutex
 	told := map[string]bool{} // a file can be listed twice
-	return func(text string) {
+	tell = func(text string) {
 		mu.Lock()
 		defer mu.Unlock()
 		if told[text] {
 			return
 		}
 		told[text] = true
-		fmt.Fprintln(a.Err, "sealward:", clean("note: "+text))
+		if len(told) <= mostNotes {
+			fmt.Fprintln(a.Err, "sealward:", clean("note: "+text))
+		}
+	}
+	return tell, func() {
+		if more := len(told) - mostNotes; more > 0 {
+			fmt.Fprintf(a.Err, "sealward: note: and %d more like these\n", more)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sealward/sealward/gitops/gitcmd"
 	"github.com/sealward/sealward/gitops/review"
+	"github.com/sealward/sealward/plugins/kustomize"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
 )
@@ -315,7 +316,7 @@ func (p *Plugin) check(ctx context.Context, clone *gitcmd.Clone, prefix, head st
 		return nil, err
 	}
 	defer index.Close()
-	opts := review.CheckOptions{Now: p.Now()}
+	opts := review.CheckOptions{Now: p.Now(), Generators: kustomize.CheckGenerators}
 	if head != "" {
 		base, err := repo.At(ctx, head)
 		if err != nil {

@@ -282,10 +282,14 @@ func resultsOf(err error, ref *yaml.ResourceIdentifier) (out framework.Results) 
 	file, field := "", ""
 	var bad *manifest.Error
 	var tamper *seal.TamperError
-	if errors.As(err, &bad) {
+	var entry *entryError
+	switch { // the sealed file, where it is to blame, else the generator
+	case errors.As(err, &bad):
 		file, field = bad.File, bad.Field
-	} else if errors.As(err, &tamper) {
+	case errors.As(err, &tamper):
 		file, field = tamper.File, tamper.Field
+	case errors.As(err, &entry):
+		file, field = entry.file, entry.field
 	}
 	if file != "" {
 		r.File = &framework.File{Path: file}

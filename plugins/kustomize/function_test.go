@@ -116,7 +116,7 @@ func TestFunctionRefuses(t *testing.T) {
 		"a transformer":    {list(generator+"files: [web.yaml]\n", transformed), true, true, []string{"error|||list it under generators:"}},
 		"a missing file":   {list(generator+"files: [web.yaml, gone.yaml]\n", configMap), false, true, []string{"error|overlays/prod/gone.yaml||does not exist"}},
 		"two things": {list(generator+"files:\n- gone.yaml\nsecrets: [{workspace: payments, name: card}]\n", configMap), false, true,
-			[]string{"error|||overlays/prod/gen.yaml:11: ", "error|overlays/prod/gone.yaml||overlays/prod/gen.yaml:10: "}},
+			[]string{"error|overlays/prod/gen.yaml|secrets[0]|overlays/prod/gen.yaml:11: ", "error|overlays/prod/gone.yaml||overlays/prod/gen.yaml:10: "}},
 	}
 	w.write("overlays/prod/kustomization.yaml", "generators: [gen.yaml]\n")
 	for name, c := range cases {

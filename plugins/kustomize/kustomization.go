@@ -547,7 +547,7 @@ func (r *rewriting) generate(d *document, path string) {
 	d.job.run = func() ([]*Object, error) {
 		g, err := ParseGenerator(d.file, d.line, d.text)
 		if err != nil {
-			return nil, err
+			return nil, &InputError{err}
 		}
 		return r.u.Generate(r.ctx, r.root, g)
 	}

@@ -111,6 +111,16 @@ func (u *Unsealer) tree(dir string) (*Tree, error) {
 	return t, nil
 }
 
+// entryError is why an entry of a generator makes nothing.
+type entryError struct {
+	file, field string // of the generator
+	line        int
+	err         error
+}
+
+func (e *entryError) Error() string { return fmt.Sprintf("%s:%d: %s", e.file, e.line, e.err) }
+func (e *entryError) Unwrap() error { return e.err }
+
 // Generate makes the objects of a generator that the kustomization in the absolute
 // folder root lists, in the order of the entries. Files are unsealed in parallel.
 // Errors name file, line and field, and are those of unseal.Open, manifest.Parse and
@@ -121,23 +131,23 @@ func (u *Unsealer) Generate(ctx context.Context, root string, g *Generator) ([]*
 		return nil, err
 	}
 	var jobs []func() ([]*Object, error)
-	add := func(line int, job func() ([]*Object, error)) {
+	add := func(list string, i, line int, job func() ([]*Object, error)) {
 		jobs = append(jobs, func() ([]*Object, error) {
 			objects, err := job()
 			if err != nil {
-				return nil, fmt.Errorf("%s:%d: %w", g.File, line, err)
+				return nil, &entryError{g.File, fmt.Sprintf("%s[%d]", list, i), line, err}
 			}
 			return objects, nil
 		})
 	}
-	for _, e := range g.Secrets {
-		add(e.Line, func() ([]*Object, error) { return one(s.secret(e)) })
+	for i, e := range g.Secrets {
+		add("secrets", i, e.Line, func() ([]*Object, error) { return one(s.secret(e)) })
 	}
-	for _, e := range g.Files {
-		add(e.Line, func() ([]*Object, error) { return s.file(e.Path, g.Workspace, e.Target) })
+	for i, e := range g.Files {
+		add("files", i, e.Line, func() ([]*Object, error) { return s.file(e.Path, g.Workspace, e.Target) })
 	}
-	for _, e := range g.Sources {
-		add(e.Line, func() ([]*Object, error) { return one(s.source(e, g.Workspace)) })
+	for i, e := range g.Sources {
+		add("sources", i, e.Line, func() ([]*Object, error) { return one(s.source(e, g.Workspace)) })
 	}
 	if len(jobs) == 0 {
 		return nil, fmt.Errorf("%s:%d: %s", g.File, g.Line, makesNothing)
