@@ -139,6 +139,11 @@ type kustomizeLint struct {
 	argoOptions    bool     // Argo CD is told both flags
 	fluxDecrypts   bool     // Flux unseals after its build
 
+	// tops are the folders that no other kustomization lists: what gets built. takenBy
+	// has for each other folder those that take it in; made when first asked for.
+	tops     []string
+	takenBy  map[string][]string
+	denied   map[string]bool   // what a top was told already
 	texts    map[string]listed // files of generators, with the entry that lists one first
 	wanted   []wantedFile
 	findings []Finding
@@ -220,6 +225,7 @@ func (t *Tree) kustomizeFindings(ctx context.Context, candidates []string, parse
 	for _, dir := range slices.Sorted(maps.Keys(l.kustomizations)) {
 		if !referenced[dir] {
 			l.build(dir)
+			l.tops = append(l.tops, dir)
 		}
 	}
 	for _, file := range slices.Sorted(maps.Keys(l.generators)) {
@@ -729,12 +735,64 @@ func (l *kustomizeLint) target(ctx context.Context, w wantedFile, f File) error 
 // adopted files of a tree that states nothing are left to the keyring.
 func (l *kustomizeLint) allowed(w wantedFile, ws manifest.Workspace, adopted bool) {
 	allowed, stated := l.settings.Buildable(w.root, ws)
-	if !l.stated || allowed || !stated && adopted {
+	if !l.stated || !stated && adopted {
+		return
+	}
+	if allowed {
+		l.allowedTops(w.root, ws)
 		return
 	}
 	l.on(KustomizeWorkspace, w.g, w.at, w.field, fmt.Sprintf("the kustomization in %s may not name workspace %s", w.root, ws),
 		fmt.Sprintf("if it may, have the workspace's owners agree and write into sealward.yaml: builds: {%s: [%s]}", w.root, ws))
 }
+
+// allowedTops reports the builds that take in a kustomization which names a workspace, and
+// may not use it themselves.
+func (l *kustomizeLint) allowedTops(root string, ws manifest.Workspace) {
+	if l.takenBy == nil {
+		l.takenBy, l.denied = l.takers(), map[string]bool{}
+	}
+	for _, top := range l.takenBy[root] {
+		told := top + " " + ws.String()
+		if allowed, _ := l.settings.Buildable(top, ws); allowed || l.denied[told] {
+			continue
+		}
+		l.denied[told] = true
+		l.add(KustomizeWorkspace, l.kustomizations[top].path, 1, 0, "", fmt.Sprintf("a build of %s takes in %s, which names workspace %s, and may not use it", top, root, ws),
+			fmt.Sprintf("if it may, have the workspace's owners agree and write into sealward.yaml: builds: {%s: [%s]}", top, ws))
+	}
+}
+
+// takers finds which tops take in which other folders.
+func (l *kustomizeLint) takers() map[string][]string {
+	out := map[string][]string{}
+	steps := 0
+	for _, top := range l.tops {
+		seen := map[string]bool{}
+		todo := []string{top}
+		for len(todo) > 0 && steps < maxTakers {
+			dir := todo[0]
+			todo = todo[1:]
+			k := l.kustomizations[dir]
+			if k == nil || seen[dir] {
+				continue
+			}
+			if seen[dir] = true; dir != top {
+				out[dir] = append(out[dir], top)
+			}
+			for _, e := range k.bases() {
+				steps++
+				if p, ok := l.resolve(dir, e.text); ok {
+					todo = append(todo, p)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// maxTakers bounds what a stranger's kustomizations cost, in entries that are followed.
+const maxTakers = 1 << 20
 
 // localTargets reports Secrets that kustomize drops for an annotation.
 func (l *kustomizeLint) localTargets(g *generator) {

@@ -231,6 +231,13 @@ func plantedKustomizations() []planted {
 			r.kustomized()
 			r.write(workspace.SettingsFile, "builds: {deploy: [orders], deploy/prod: [orders, payments]}\n")
 		}, found: []string{"kustomize-workspace deploy/prod/kustomization.yaml:%instance"}},
+		{name: "an overlay that takes in a base and may not", plant: func(r *testRepo) {
+			r.kustomized()
+			r.write("other/kustomization.yaml", "resources: [../deploy/base]\n")
+			r.write("more/kustomization.yaml", "resources: [middle]\n")
+			r.write("more/middle/kustomization.yaml", "resources: [../../deploy/base]\n")
+			r.write(workspace.SettingsFile, "builds:\n  deploy: [orders]\n  deploy/prod: [orders, payments, instance]\n  other: [payments]\n  more: [orders]\n")
+		}, found: []string{"kustomize-workspace other/kustomization.yaml:1"}},
 		{name: "KSOPS's generator", plant: with("deploy/ksops/kustomization.yaml", "generators:\n- |\n  apiVersion: viaduct.ai/v1\n  kind: ksops\n  metadata: {name: k}\n  files: [lost.enc.yaml]\n"),
 			found: []string{"kustomize-function deploy/ksops/kustomization.yaml:3", "kustomize-missing deploy/ksops/kustomization.yaml:%lost"}},
 	}
