@@ -68,13 +68,17 @@ func main() {
 func run(ctx context.Context) (err error) {
 	b := &bench{ctx: ctx}
 	var only, dir string
-	var child bool
+	var child, peak bool
 	flag.IntVar(&b.n, "n", 10_000, "manifests of the generated repository")
 	flag.DurationVar(&b.time, "time", 3*time.Second, "how long each kind of read is measured")
 	flag.StringVar(&only, "only", "", "run only these sections, separated by commas: seal, sync, read, review, kustomize")
 	flag.StringVar(&dir, "dir", os.TempDir(), "folder for the temporary files; its disk decides what a sync to disk costs")
 	flag.BoolVar(&child, "child", false, "for the bench itself: be the agent that it measures")
+	flag.BoolVar(&peak, "peak", false, "for the bench itself: run a command and print how much memory it had")
 	flag.Parse()
+	if peak {
+		return peakProcess(flag.Args())
+	}
 	if child {
 		return agentProcess(ctx, os.Stdin, os.Stdout)
 	}
