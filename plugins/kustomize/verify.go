@@ -67,7 +67,7 @@ func (b *Built) Verify(ctx context.Context, dir string, s Stock) ([]Difference, 
 		case s.Placeholders:
 			return nil, fmt.Errorf("%s build failed (%w):\n%s", s.Program, err, strings.TrimSpace(said.String()))
 		}
-		return nil, fmt.Errorf("%s build failed (%w); what it said may hold values: see it with --placeholders, or run %[1]s %[3]s %[4]s", s.Program, err, strings.Join(args, " "), dir)
+		return nil, fmt.Errorf("%s build failed (%w); what it said may hold values: see it with --placeholders, or run %[1]s %[3]s %[4]s. sealward check tells which generators stock kustomize cannot run", s.Program, err, strings.Join(args, " "), dir)
 	}
 	mine, err := b.YAML()
 	if err != nil {
