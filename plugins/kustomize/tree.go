@@ -77,7 +77,7 @@ func FindTree(dir string) (*Tree, error) {
 			return nil, err
 		}
 		if t.settings, err = workspace.ParseSettings(data); err != nil {
-			return nil, err
+			return nil, &InputError{err}
 		}
 	}
 	return t, nil
