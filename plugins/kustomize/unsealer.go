@@ -1,6 +1,7 @@
 package kustomize
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -327,8 +328,8 @@ func (s *site) file(path string, fallback manifest.Workspace, target Target) ([]
 		return nil, err
 	}
 	m, err := manifest.Parse(rel, data)
-	if place, ours := s.locate(rel); ours {
-		if err != nil {
+	if place, ours, misplaced := s.locate(rel); ours {
+		if err := cmp.Or(err, misplaced); err != nil {
 			return nil, err
 		}
 		if err := s.permit(place.Scope, false); err != nil {
@@ -394,7 +395,8 @@ func (s *site) objects(rel string, data []byte, fallback manifest.Workspace, tar
 
 // openForeign opens a file that has no binding, with the ring of a workspace.
 func openForeign[T any](s *site, rel string, data []byte, ws manifest.Workspace, open func(string, []byte, *keyring.Ring) (T, error), placeholder func(string, []byte) (T, error)) (opened T, err error) {
-	if err := s.permit(ws, true); err != nil {
+	_, ours, _ := s.locate(rel)
+	if err := s.permit(ws, !ours); err != nil {
 		if plain := looksSealed(rel, data); plain != nil {
 			return opened, plain // which workspace's it would be matters no more
 		}
@@ -513,19 +515,21 @@ func (s *site) readSource(f SourceFile) (rel string, data []byte, err error) {
 	return rel, data, nil
 }
 
-// locate says whether a file of the tree stands in a workspace's folder of the sealed
-// repository around it.
-func (s *site) locate(rel string) (manifest.Place, bool) {
+// locate is manifest.Locate for a file of the tree, by the sealed repository around it.
+func (s *site) locate(rel string) (place manifest.Place, ours bool, err error) {
 	dir := filepath.Dir(filepath.Join(s.tree.dir, filepath.FromSlash(rel)))
 	_, folder, err := s.tree.repository(dir)
 	if err != nil {
-		return manifest.Place{}, false
+		return manifest.Place{}, false, nil // there is none
 	}
+	at := rel
 	if folder != "." {
-		rel = strings.TrimPrefix(rel, folder+"/")
+		at = strings.TrimPrefix(rel, folder+"/")
 	}
-	place, ours, err := manifest.Locate(rel)
-	return place, ours && err == nil
+	if place, ours, err = manifest.Locate(at); err != nil {
+		err = fmt.Errorf("%s: %w", rel, err)
+	}
+	return place, ours, err
 }
 
 // workspaceOf settles the workspace of a file that says nothing of it.

@@ -170,10 +170,19 @@ func TestGenerateRefuses(t *testing.T) {
 		"no builds at all": {prepare: func(w *world, _ *kustomize.Unsealer) { w.write("sealward.yaml", "") },
 			text: "secrets: [{workspace: orders, name: db-r}]", is: kustomize.ErrNotAllowed, want: "orders"},
 		"one that kustomize would leave out": {text: "options: {annotations: {config.kubernetes.io/local-config: \"true\"}}\nsecrets: [{workspace: orders, name: db-r}]", want: "would leave it out without a word"},
-		"no such secret":                     {text: "secrets: [{workspace: orders, name: db-x}]", want: "gen.yaml:4: there is no such secret"},
-		"no such file":                       {text: "files: [nothing.yaml]", want: "overlays/prod/nothing.yaml: does not exist"},
-		"a path that leaves the tree":        {text: "files: [../../../keys/orders.agekey]", want: "leaves the tree"},
-		"an absolute path":                   {text: "files: [/etc/passwd]", want: "is an absolute path"},
+		"a source below workspaces/ and no builds at all": {prepare: func(w *world, u *kustomize.Unsealer) {
+			u.AllowUnbound = true
+			w.write("sealward.yaml", "")
+			w.sops("workspaces/orders/app.env", "orders", "", "TOKEN="+value+"\n")
+		}, text: "workspace: orders\nsources: [{metadata: {name: app}, envs: [../../workspaces/orders/app.env]}]", is: kustomize.ErrNotAllowed, want: "orders"},
+		"a file where none belongs in a workspace": {prepare: func(w *world, u *kustomize.Unsealer) {
+			u.AllowUnbound = true
+			w.sops("workspaces/orders/odd.yaml", "shop", "^data$", "apiVersion: v1\nkind: Secret\nmetadata:\n    name: odd\n    namespace: shop\ndata:\n    password: aHVudGVyMi1odW50ZXIy\n")
+		}, text: "files: [../../workspaces/orders/odd.yaml]", want: "workspaces/orders/odd.yaml: stands outside secrets/ and grants/"},
+		"no such secret":              {text: "secrets: [{workspace: orders, name: db-x}]", want: "gen.yaml:4: there is no such secret"},
+		"no such file":                {text: "files: [nothing.yaml]", want: "overlays/prod/nothing.yaml: does not exist"},
+		"a path that leaves the tree": {text: "files: [../../../keys/orders.agekey]", want: "leaves the tree"},
+		"an absolute path":            {text: "files: [/etc/passwd]", want: "is an absolute path"},
 		"a link that leaves the tree": {prepare: func(w *world, _ *kustomize.Unsealer) {
 			w.must(os.Symlink(w.keyring+"/orders.agekey", w.path("overlays/prod/link.yaml")))
 		}, text: "files: [link.yaml]", want: "is a link that leaves the tree"},
