@@ -34,8 +34,10 @@ import (
 // from that commit.
 var ErrRewound = errors.New("the branch was rewound")
 
-// Config of an agent. Mirror, Keyring, Store, Live, Log and Now are required.
+// Config of an agent, which follows one source. Mirror, Keyring, Store, Live, Log and Now are required.
 type Config struct {
+	// Name of the source among those of a service; "" where there is one.
+	Name   string
 	Mirror *source.Mirror
 	// Root is the folder of the repository that holds workspaces/ ("." for the top).
 	Root string
@@ -75,7 +77,7 @@ type Agent struct {
 
 // New makes an agent that has applied nothing yet.
 func New(cfg Config) *Agent {
-	return &Agent{Config: cfg, trigger: make(chan struct{}, 1), tree: newTree(), rings: map[manifest.Workspace]ringState{}, pending: map[manifest.Workspace]bool{}}
+	return &Agent{Config: cfg, sync: unseal.Sync{Source: cfg.Name, Branch: cfg.Branch}, trigger: make(chan struct{}, 1), tree: newTree(), rings: map[manifest.Workspace]ringState{}, pending: map[manifest.Workspace]bool{}}
 }
 
 // Trigger asks Run to look at once. It never blocks.
@@ -155,7 +157,7 @@ func (a *Agent) syncOnce(ctx context.Context) (bool, error) {
 // withdraw stops serving workspaces whose keys are gone though the change could
 // not be applied, on a full disk say: that must not keep a value alive.
 func (a *Agent) withdraw(rings []manifest.Workspace) {
-	current := a.Live.Current()
+	current := a.Live.Current(a.Name)
 	scopes := current.Scopes()
 	gone := false
 	for _, ws := range rings {

@@ -187,7 +187,7 @@ func (w *world) sync() {
 // served shows everything that is served: "orders/db/k=v ...", sorted.
 func (w *world) served() string {
 	var out []string
-	snap := w.live.Current()
+	snap := w.live.Current("")
 	if snap == nil {
 		return "(nothing)"
 	}
@@ -211,10 +211,10 @@ func (w *world) served() string {
 
 func (w *world) failing() string {
 	classes := map[string]string{}
-	for _, r := range w.live.Current().Failing() {
+	for _, r := range w.live.Current("").Failing() {
 		classes[r.Path] = string(r.Failure.Class)
 	}
-	for _, p := range w.live.Current().Problems {
+	for _, p := range w.live.Current("").Problems {
 		classes[p.Path] = "problem:" + string(p.Class)
 	}
 	var out []string
@@ -280,7 +280,7 @@ func TestFollow(t *testing.T) {
 	w.sync()
 	w.want("orders/db/password=hunter2 orders/db/user=o payments/api/token=t2", "")
 	// Each content names the commit that brought it, not the one that was applied.
-	snap := w.live.Current()
+	snap := w.live.Current("")
 	for path, commit := range map[string]string{"workspaces/orders/secrets/db.yaml": first, "workspaces/payments/secrets/api.yaml": second} {
 		ok := false
 		for _, sc := range snap.Scopes() {
@@ -436,7 +436,7 @@ func TestPolicyOfTheCommit(t *testing.T) {
 	reason := func(ws string) access.Reason {
 		scope, err := manifest.ParseScope(ws)
 		must(t, err)
-		return w.live.Current().Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any().Reason
+		return w.live.Current("").Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any().Reason
 	}
 	want := func(what string, orders, payments access.Reason) {
 		t.Helper()
@@ -497,7 +497,7 @@ func TestBrokenTreeClosesItsScope(t *testing.T) {
 	alice, _ := manifest.ParseSubject("users:id:alice")
 	scope, _ := manifest.ParseWorkspace("orders")
 	name, _ := manifest.ParseName("db")
-	if d := w.live.Current().Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any(); d.Reason != access.PolicyBroken {
+	if d := w.live.Current("").Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any(); d.Reason != access.PolicyBroken {
 		t.Errorf("a tree with an odd entry below grants/: %+v", d)
 	}
 	if w.served() != "orders/db/k=v" {
@@ -505,8 +505,8 @@ func TestBrokenTreeClosesItsScope(t *testing.T) {
 	}
 	w.push(good)
 	w.sync()
-	if d := w.live.Current().Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any(); !d.Allowed {
-		t.Errorf("mended: %+v, problems %v", d, w.live.Current().Problems)
+	if d := w.live.Current("").Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any(); !d.Allowed {
+		t.Errorf("mended: %+v, problems %v", d, w.live.Current("").Problems)
 	}
 }
 
@@ -525,7 +525,7 @@ func TestRewoundBranchIsNotFollowed(t *testing.T) {
 	if got := w.served(); got != "orders/db/k=v2" {
 		t.Errorf("served %q", got)
 	}
-	if s := w.live.Sync(); s.Error == "" || s.Failures != 1 {
+	if s := w.live.Syncs()[0]; s.Error == "" || s.Failures != 1 {
 		t.Errorf("status %+v", s)
 	}
 }
@@ -585,7 +585,7 @@ func TestRunLooksWhenTriggered(t *testing.T) {
 	wait := func(commit string) {
 		t.Helper()
 		for range 1000 {
-			if s := w.live.Current(); s != nil && s.Commit == commit {
+			if s := w.live.Current(""); s != nil && s.Commit == commit {
 				return
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -129,7 +129,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	}
 	a.publish(info, c)
 	a.tree, a.applied = c.next, commit
-	snapshot := a.Live.Current()
+	snapshot := a.Live.Current(a.Name)
 	a.unanswered = slices.ContainsFunc(snapshot.Failing(), unanswered)
 	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", len(c.open), "removed", len(c.deleted),
 		"failing", len(snapshot.Failing()), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
@@ -720,14 +720,14 @@ func (c *change) conflicts(records []*unseal.Record, contents []*unseal.Content)
 
 // publish builds the snapshot and makes it the current one.
 func (a *Agent) publish(info source.Commit, c *change) {
-	scopes := a.Live.Current().Scopes()
+	scopes := a.Live.Current(a.Name).Scopes()
 	for ws := range c.next.records {
 		if c.editedRecords[ws] || scopes[ws] == nil {
 			scopes[ws] = unseal.NewScope(ws, c.next.records[ws])
 		}
 	}
 	s := unseal.Snapshot{
-		Commit: info.Hash.String(), Branch: a.Branch, Time: info.CommitTime.UTC(), Applied: c.now.UTC(), MaxStale: a.MaxStale,
+		Source: a.Name, Commit: info.Hash.String(), Branch: a.Branch, Time: info.CommitTime.UTC(), Applied: c.now.UTC(), MaxStale: a.MaxStale,
 		Policy:   access.New(c.next.compiled),
 		Problems: slices.SortedFunc(maps.Values(c.next.problems), func(a, b unseal.Problem) int { return strings.Compare(a.Path, b.Path) }),
 	}

@@ -18,9 +18,11 @@ import (
 
 // Settings is an agent.yaml. Relative file paths are relative to the file.
 type Settings struct {
-	Source  SourceSettings `yaml:"source"`
-	Keyring string         `yaml:"keyring"`
-	State   string         `yaml:"state"`
+	// Source is the repository to follow; Sources are several, each with a name.
+	Source  SourceSettings   `yaml:"source"`
+	Sources []SourceSettings `yaml:"sources"`
+	Keyring string           `yaml:"keyring"`
+	State   string           `yaml:"state"`
 	// Binding "optional" accepts manifests without a binding (plain sops wrote
 	// them). Default "required".
 	Binding  string        `yaml:"binding"`
@@ -29,8 +31,8 @@ type Settings struct {
 	Audit    struct {
 		File string `yaml:"file"` // default audit.jsonl in the state folder
 	} `yaml:"audit"`
-	// Webhook, and Verify and ClientCAFile below, are part of the format; this
-	// version refuses them when they ask for something, and does not ignore them.
+	// Webhook, and several fields below, are part of the format; this version
+	// refuses them when they ask for something, and does not ignore them.
 	Webhook struct {
 		SecretFile string `yaml:"secretFile"`
 	} `yaml:"webhook"`
@@ -38,14 +40,31 @@ type Settings struct {
 
 // SourceSettings says what to follow.
 type SourceSettings struct {
-	URL      string   `yaml:"url"`
-	Branch   string   `yaml:"branch"` // default main
-	Path     string   `yaml:"path"`   // folder of the repository; default .
-	Interval Duration `yaml:"interval"`
-	Timeout  Duration `yaml:"timeout"`
-	Verify   struct {
-		Mode               string `yaml:"mode"` // none
-		AllowedSignersFile string `yaml:"allowedSignersFile"`
+	// Name of one of several sources: its folder below state, and its name in
+	// status, metrics and log.
+	Name string `yaml:"name"`
+	// Workspaces that the source may hold ("instance" for instance secrets). Empty:
+	// all that it has, except those that another source lists.
+	Workspaces []string `yaml:"workspaces"`
+	URL        string   `yaml:"url"`
+	Branch     string   `yaml:"branch"` // default main
+	Path       string   `yaml:"path"`   // folder of the repository; default .
+	Interval   Duration `yaml:"interval"`
+	Timeout    Duration `yaml:"timeout"`
+	// Rewind "follow" also takes a head that does not contain the applied commit.
+	// Default "refuse".
+	Rewind string `yaml:"rewind"`
+	// RemovalGuard holds removals back when one commit takes away more than Percent
+	// of the secrets that are served and more than Count of them.
+	RemovalGuard struct {
+		Percent *float64 `yaml:"percent"` // default 25
+		Count   *int     `yaml:"count"`   // default 20
+	} `yaml:"removalGuard"`
+	Proxy  string `yaml:"proxy"` // for HTTPS; default from the environment
+	Verify struct {
+		Mode               string `yaml:"mode"`               // none, the default, or required
+		AllowedSignersFile string `yaml:"allowedSignersFile"` // of ssh-keygen(1)
+		OpenPGPKeysFile    string `yaml:"openPGPKeysFile"`    // armored public keys
 	} `yaml:"verify"`
 	Auth struct {
 		UsernameFile   string `yaml:"usernameFile"`
@@ -54,6 +73,8 @@ type SourceSettings struct {
 		SSHKeyFile     string `yaml:"sshKeyFile"`
 		KnownHostsFile string `yaml:"knownHostsFile"`
 		CAFile         string `yaml:"caFile"`
+		// ProxyCredentialFile holds USER:PASSWORD for Proxy.
+		ProxyCredentialFile string `yaml:"proxyCredentialFile"`
 	} `yaml:"auth"`
 }
 
@@ -67,7 +88,11 @@ type ServeSettings struct {
 		ClientCAFile string `yaml:"clientCAFile"`
 	} `yaml:"tls"`
 	TokensFile string `yaml:"tokensFile"`
-	Limits     struct {
+	// Operators (users:id:… or roles:id:…) may ask for a sync, approve what waits,
+	// and see all of the status; Monitors may read the metrics.
+	Operators []string `yaml:"operators"`
+	Monitors  []string `yaml:"monitors"`
+	Limits    struct {
 		PerIdentity float64 `yaml:"perIdentity"`
 		PerAddress  float64 `yaml:"perAddress"`
 		Denials     float64 `yaml:"denials"`
@@ -143,7 +168,15 @@ func (s *Settings) Check(once bool) error {
 		field string
 		asked bool
 	}{
-		{"source.verify", s.Source.Verify.Mode != "" && s.Source.Verify.Mode != "none" || s.Source.Verify.AllowedSignersFile != ""},
+		{"sources", len(s.Sources) > 0},
+		{"source.name", s.Source.Name != ""},
+		{"source.workspaces", len(s.Source.Workspaces) > 0},
+		{"source.rewind", s.Source.Rewind != ""},
+		{"source.removalGuard", s.Source.RemovalGuard.Percent != nil || s.Source.RemovalGuard.Count != nil},
+		{"source.proxy", s.Source.Proxy != "" || s.Source.Auth.ProxyCredentialFile != ""},
+		{"source.verify", s.Source.Verify.Mode != "" && s.Source.Verify.Mode != "none" || s.Source.Verify.AllowedSignersFile != "" || s.Source.Verify.OpenPGPKeysFile != ""},
+		{"serve.operators", len(s.Serve.Operators) > 0},
+		{"serve.monitors", len(s.Serve.Monitors) > 0},
 		{"serve.tls.clientCAFile", s.Serve.TLS.ClientCAFile != ""},
 		{"webhook.secretFile", s.Webhook.SecretFile != ""},
 	} {

@@ -36,7 +36,7 @@ func (w *world) may() access.Reason {
 	must(w.t, err)
 	name, err := manifest.ParseName("db")
 	must(w.t, err)
-	return w.live.Current().Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any().Reason
+	return w.live.Current("").Policy.Read(access.Identity{User: alice}, scope, name, w.now).Any().Reason
 }
 
 // mktree makes a tree that git add would not.
@@ -166,7 +166,7 @@ func TestGrantsFolderThatIsNone(t *testing.T) {
 			w.push(good)
 			w.sync()
 			if got := w.may(); got != access.DenyGrant {
-				t.Errorf("mended: %s, %v", got, w.live.Current().Problems)
+				t.Errorf("mended: %s, %v", got, w.live.Current("").Problems)
 			}
 		})
 	}

@@ -129,7 +129,7 @@ func (s *Service) Once(ctx context.Context) (*unseal.Snapshot, error) {
 		return nil, err
 	}
 	_, err := s.agent.Sync(ctx)
-	return s.live.Current(), err
+	return s.live.Current(""), err
 }
 
 // Run follows the branch and serves until ctx ends. The log says at what address.

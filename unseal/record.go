@@ -17,6 +17,15 @@ type Record struct {
 	Good *Content
 	// Failure says why Blob did not open; nil when Good is of Blob.
 	Failure *Failure
+	// Held is set when the file is gone from the applied commit and the removal
+	// waits for the operator's word: the record is served as before.
+	Held *Held
+}
+
+// Held says which commit removed a file that is still served.
+type Held struct {
+	Commit string
+	Since  time.Time
 }
 
 // Stale reports that an older content than the committed one is served.

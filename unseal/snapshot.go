@@ -5,15 +5,16 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/unseal/access"
 )
 
-// Snapshot is everything that is served from one commit. It never changes.
+// Snapshot is everything that is served from one commit of one source. It never
+// changes.
 type Snapshot struct {
+	Source  string // name of the repository in the agent's settings; "" where there is one
 	Commit  string
 	Branch  string
 	Time    time.Time // of the commit
@@ -163,49 +164,4 @@ func (s *Snapshot) Count() int {
 		}
 	}
 	return n
-}
-
-// Sync tells how following the branch goes.
-type Sync struct {
-	LastLook    time.Time // when the remote was last asked, with or without success
-	LastSuccess time.Time // when it last answered and its head was applied
-	Head        string    // the remote's head when last seen
-	Error       string    // of the last look; "" after success
-	Failures    int       // looks that failed in a row
-}
-
-// Live is what the agent publishes and the server reads. The zero Live has no
-// snapshot yet.
-type Live struct {
-	mu       sync.RWMutex
-	snapshot *Snapshot
-	sync     Sync
-}
-
-// Publish makes a snapshot the current one. Only the sync loop calls it.
-func (l *Live) Publish(s *Snapshot) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.snapshot = s
-}
-
-// Current is the snapshot that is served; nil before the first.
-func (l *Live) Current() *Snapshot {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.snapshot
-}
-
-// SetSync notes how the last look went.
-func (l *Live) SetSync(s Sync) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.sync = s
-}
-
-// Sync is the last noted.
-func (l *Live) Sync() Sync {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.sync
 }

@@ -211,7 +211,7 @@ func (r *repository) published(a *gitops.Agent, f file) error {
 	if err != nil {
 		return err
 	}
-	sec, ok := a.Live.Current().Secret(f.key.workspace, want.Manifest.Name, time.Now())
+	sec, ok := a.Live.Current("").Secret(f.key.workspace, want.Manifest.Name, time.Now())
 	if !ok || string(sec.Parts[0].Good.Values[4].Data) != string(want.Values[4].Data) {
 		return fmt.Errorf("%s: the sync did not publish the change", f.path)
 	}
@@ -307,7 +307,7 @@ func agentProcess(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	m.Secrets = a.Live.Current().Count()
+	m.Secrets = a.Live.Current("").Count()
 	m.Memory.Synced, m.Memory.Highest = resident()
 	debug.FreeOSMemory()
 	m.Memory.Collected, _ = resident()

@@ -43,6 +43,7 @@ const (
 	NoGrant      Reason = "no-grant"
 	DenyGrant    Reason = "denied-by-grant"
 	PolicyBroken Reason = "policy-broken"
+	Contested    Reason = "contested" // two sources claim the workspace: said by who serves, never by a Policy
 )
 
 // Decision about one question.

@@ -73,7 +73,7 @@ func TestTLSFilesAreReloaded(t *testing.T) {
 	go func() {
 		done <- serve.Serve(ctx, l, certs.Config(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			_, _ = w.Write([]byte(`{"branch":"` + r.Header.Get("Authorization") + `"}`))
+			_, _ = w.Write([]byte(`{"version":"` + r.Header.Get("Authorization") + `"}`))
 		}))
 	}()
 	ask := func(ca string) error {
@@ -82,8 +82,8 @@ func TestTLSFilesAreReloaded(t *testing.T) {
 			return err
 		}
 		status, err := c.Status(context.Background())
-		if err == nil && status.Branch != "Bearer t" {
-			err = errors.New("the token did not arrive: " + status.Branch)
+		if err == nil && status.Version != "Bearer t" {
+			err = errors.New("the token did not arrive: " + status.Version)
 		}
 		return err
 	}

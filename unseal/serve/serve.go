@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +29,20 @@ type auditor interface {
 	Append(context.Context, audit.Record) (audit.Record, error)
 	Unauthenticated(reason string)
 	Head() (seq uint64, hash string)
+}
+
+// Follower is what serving needs of the agent that follows the sources.
+type Follower interface {
+	// Look asks for a look at every remote, at once. It never blocks.
+	Look()
+	// Approve gives the operator's word for what waits at a commit: removals that
+	// are held, or a head that rewinds the branch. It takes effect at the next
+	// look, which it asks for. The error wraps unseal.ErrNothingWaits.
+	Approve(commit string) error
+	// Contains reports whether commit is ancestor or descends from it, in the
+	// history of a source. The error wraps unseal.ErrUnknownCommit where the mirror
+	// lacks one of the two.
+	Contains(ctx context.Context, source, commit, ancestor string) (bool, error)
 }
 
 // Config of a server. Live, Audit, Tokens, Now and Log are required.
@@ -108,7 +124,8 @@ func (s *server) guard(next http.Handler) http.Handler {
 type request struct {
 	*http.Request
 	caller   Caller
-	snapshot *unseal.Snapshot
+	view     *unseal.View
+	snapshot *unseal.Snapshot // of the workspace that is asked for; nil when no source has it
 	now      time.Time
 	// What is asked for. valid says that the names are names at all; the zero
 	// values are denied like any other.
@@ -147,8 +164,9 @@ func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.Ha
 			tooMany(w)
 			return
 		}
-		req := &request{Request: r, caller: caller, snapshot: s.Live.Current(), now: now}
+		req := &request{Request: r, caller: caller, view: s.Live.View(), now: now}
 		req.parse()
+		req.snapshot = req.view.Of(req.workspace)
 		next(w, req)
 	}
 }
@@ -186,7 +204,10 @@ func (r *request) record(event audit.Event, d access.Decision, status int) audit
 	rec := audit.Record{
 		Event: event, Decision: audit.Deny, Reason: string(d.Reason), Status: status,
 		Subject: r.caller.User.String(), Credential: r.caller.Credential, Method: r.caller.Method, Remote: r.RemoteAddr,
-		Workspace: r.workspace.String(), Name: r.name.String(), Grant: d.Grant, Commit: r.snapshot.Commit,
+		Workspace: r.workspace.String(), Name: r.name.String(), Grant: d.Grant,
+	}
+	if r.snapshot != nil {
+		rec.Commit = r.snapshot.Commit
 	}
 	if d.Allowed {
 		rec.Decision = audit.Allow
@@ -234,16 +255,29 @@ func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) boo
 			writeError(w, rec.Status, "policy-broken", "the grants of this workspace are broken, so all its reads are refused; the agent's log names the file")
 			return false
 		}
+		if rec.Reason == string(access.Contested) {
+			writeError(w, rec.Status, "contested", "several repositories claim this workspace, so all its reads are refused; the agent's status names them")
+			return false
+		}
 		// The same for a secret that is not there and one that is not permitted.
 		writeError(w, rec.Status, "denied", "no grant allows this, or there is no such secret")
 	}
 	return false
 }
 
-// snapshotReady answers for an agent that has applied nothing yet.
-func (s *server) snapshotReady(w http.ResponseWriter, r *request) bool {
+// snapshotReady answers for an agent that has applied nothing yet, and for a
+// workspace that no source has for itself.
+func (s *server) snapshotReady(w http.ResponseWriter, r *request, event audit.Event) bool {
 	if r.snapshot != nil {
 		return true
+	}
+	if r.view != nil {
+		d := access.Decision{Reason: access.NoGrant}
+		if r.view.Contested(r.workspace) != nil {
+			d.Reason = access.Contested
+		}
+		s.answer(w, r, r.record(event, d, http.StatusForbidden))
+		return false
 	}
 	w.Header().Set("Retry-After", "5")
 	writeError(w, http.StatusServiceUnavailable, "not-ready", "no commit has been applied yet; try again")
@@ -251,7 +285,7 @@ func (s *server) snapshotReady(w http.ResponseWriter, r *request) bool {
 }
 
 func (s *server) readKey(w http.ResponseWriter, r *request) {
-	if !s.snapshotReady(w, r) {
+	if !s.snapshotReady(w, r, audit.Read) {
 		return
 	}
 	d := access.Decision{Reason: access.NoGrant}
@@ -367,7 +401,7 @@ func metadata(snapshot *unseal.Snapshot, sec *unseal.Secret) Metadata {
 }
 
 func (s *server) readSecret(w http.ResponseWriter, r *request) {
-	if !s.snapshotReady(w, r) {
+	if !s.snapshotReady(w, r, audit.Read) {
 		return
 	}
 	var may access.Access
@@ -425,7 +459,7 @@ type ListJSON struct {
 }
 
 func (s *server) list(w http.ResponseWriter, r *request) {
-	if !s.snapshotReady(w, r) {
+	if !s.snapshotReady(w, r, audit.List) {
 		return
 	}
 	d := access.Decision{Reason: access.NoGrant}
@@ -451,7 +485,7 @@ func (s *server) list(w http.ResponseWriter, r *request) {
 }
 
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
-	if s.Live.Current() == nil {
+	if s.Live.View() == nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "no commit has been applied yet")
 		return
@@ -464,15 +498,22 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 // something; the counts are of all. The agent's log has everything.
 type StatusJSON struct {
 	Version  string        `json:"version"`
-	Branch   string        `json:"branch,omitempty"`
-	Commit   string        `json:"commit,omitempty"` // the applied commit
-	Applied  time.Time     `json:"applied,omitzero"`
+	Sources  []SourceJSON  `json:"sources"`
 	Secrets  int           `json:"secrets"`
-	Sync     SyncJSON      `json:"sync"`
 	Audit    AuditJSON     `json:"audit"`
 	Counts   CountsJSON    `json:"counts"`
 	Failing  []FailingJSON `json:"failing"`
 	Problems []ProblemJSON `json:"problems"`
+}
+
+// SourceJSON tells what is served of one repository, and how following it goes.
+type SourceJSON struct {
+	Name    string    `json:"name,omitempty"` // "" where there is one source
+	Branch  string    `json:"branch,omitempty"`
+	Commit  string    `json:"commit,omitempty"` // the applied commit
+	Applied time.Time `json:"applied,omitzero"`
+	Secrets int       `json:"secrets"`
+	Sync    SyncJSON  `json:"sync"`
 }
 
 // SyncJSON tells how following the branch goes.
@@ -515,12 +556,10 @@ type ProblemJSON struct {
 }
 
 func (s *server) status(w http.ResponseWriter, r *request) {
-	sync := s.Live.Sync()
-	out := StatusJSON{Version: s.Version, Failing: []FailingJSON{}, Problems: []ProblemJSON{},
-		Sync: SyncJSON{Head: sync.Head, LastLook: sync.LastLook, LastSuccess: sync.LastSuccess, Error: sync.Error, Failures: sync.Failures}}
+	out := StatusJSON{Version: s.Version, Sources: s.sources(r.view), Failing: []FailingJSON{}, Problems: []ProblemJSON{}}
 	out.Audit.Seq, out.Audit.Head = s.Audit.Head()
-	if snap := r.snapshot; snap != nil {
-		out.Branch, out.Commit, out.Applied, out.Secrets = snap.Branch, snap.Commit, snap.Applied, snap.Count()
+	for _, snap := range r.view.Snapshots() {
+		out.Secrets += snap.Count()
 		for _, f := range snap.Failing() {
 			out.Counts.Failing++
 			if f.Stale() {
@@ -543,6 +582,31 @@ func (s *server) status(w http.ResponseWriter, r *request) {
 		}
 	}
 	writeJSON(w, out)
+}
+
+// sources tells of every source that was looked at or has something to serve.
+func (s *server) sources(view *unseal.View) []SourceJSON {
+	byName := map[string]*SourceJSON{}
+	of := func(name string) *SourceJSON {
+		if byName[name] == nil {
+			byName[name] = &SourceJSON{Name: name}
+		}
+		return byName[name]
+	}
+	for _, sync := range s.Live.Syncs() {
+		j := of(sync.Source)
+		j.Branch = sync.Branch
+		j.Sync = SyncJSON{Head: sync.Head, LastLook: sync.LastLook, LastSuccess: sync.LastSuccess, Error: sync.Error, Failures: sync.Failures}
+	}
+	for _, snap := range view.Snapshots() {
+		j := of(snap.Source)
+		j.Branch, j.Commit, j.Applied, j.Secrets = snap.Branch, snap.Commit, snap.Applied, snap.Count()
+	}
+	out := []SourceJSON{}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		out = append(out, *byName[name])
+	}
+	return out
 }
 
 // ErrorJSON is every answer that is not a result.

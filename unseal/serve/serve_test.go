@@ -348,7 +348,7 @@ func TestBeforeTheFirstCommit(t *testing.T) {
 func TestStatusShowsOnlyWhatTheCallerMayList(t *testing.T) {
 	b := newBench(t)
 	b.publish()
-	snap := b.live.Current()
+	snap := b.live.Current("")
 	scopes := snap.Scopes()
 	ws := mustParse(t, manifest.ParseWorkspace, "orders")
 	for _, r := range scopes[ws].Records() {
@@ -361,7 +361,7 @@ func TestStatusShowsOnlyWhatTheCallerMayList(t *testing.T) {
 		if err := json.Unmarshal(b.get("/v1/status", who).Body.Bytes(), &s); err != nil {
 			t.Fatal(err)
 		}
-		if len(s.Failing) != shown || s.Counts.Failing != 2 || s.Counts.Stale != 2 || s.Commit != commit || s.Audit.Head != "head" {
+		if len(s.Failing) != shown || s.Counts.Failing != 2 || s.Counts.Stale != 2 || s.Sources[0].Commit != commit || s.Audit.Head != "head" {
 			t.Errorf("%s: %+v", who, s)
 		}
 	}
