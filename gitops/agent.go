@@ -54,12 +54,16 @@ type Config struct {
 	// AllowUnbound accepts manifests without a binding, unless the repository's
 	// settings require one.
 	AllowUnbound bool
+	// FollowRewind also takes a head that does not contain the applied commit.
+	FollowRewind bool
 }
 
-// Agent follows one branch. Its methods are for one goroutine, except Trigger.
+// Agent follows one branch. Its methods are for one goroutine, except Trigger,
+// Approve and Contains.
 type Agent struct {
 	Config
-	trigger chan struct{}
+	trigger  chan struct{}
+	approval approval
 
 	// The state of the applied commit. Nothing else writes it.
 	applied source.Hash
@@ -126,11 +130,19 @@ func (a *Agent) Restore(ctx context.Context) error {
 func (a *Agent) Sync(ctx context.Context) (bool, error) {
 	changed, err := a.syncOnce(ctx)
 	a.sync.LastLook = a.Now()
+	a.sync.Class = classify(err)
+	a.sync.Packs = a.Mirror.Packs()
 	if err != nil {
 		a.sync.Error = err.Error()
 		a.sync.Failures++
 	} else {
 		a.sync.Error, a.sync.Failures, a.sync.LastSuccess = "", 0, a.sync.LastLook
+	}
+	switch behind := a.sync.Head != "" && a.sync.Head != a.appliedText(); {
+	case !behind:
+		a.sync.BehindSince = time.Time{}
+	case a.sync.BehindSince.IsZero():
+		a.sync.BehindSince = a.sync.LastLook
 	}
 	a.Live.SetSync(a.sync)
 	return changed, err
@@ -151,6 +163,9 @@ func (a *Agent) syncOnce(ctx context.Context) (bool, error) {
 		return false, errors.Join(lookErr, err)
 	}
 	clear(a.pending)
+	if lookErr == nil {
+		a.refuse(source.Hash{})
+	}
 	return true, lookErr
 }
 
@@ -180,6 +195,7 @@ func (a *Agent) follow(ctx context.Context) (source.Hash, error) {
 	}
 	a.sync.Head = head.String()
 	if head == a.applied {
+		a.refuse(source.Hash{})
 		return head, nil
 	}
 	// The branch may have moved on since the look: what was fetched counts.
@@ -199,11 +215,26 @@ func (a *Agent) follow(ctx context.Context) (source.Hash, error) {
 	if err != nil {
 		return source.Hash{}, err
 	}
-	if !forward {
-		return source.Hash{}, fmt.Errorf("branch %s: %w: its head %.12s does not contain the applied commit %.12s, which stays served; push a commit that does, or start anew with an empty state folder if the rewrite was meant",
+	if !forward && !a.FollowRewind && !a.approval.allows(head) {
+		a.refuse(head)
+		return source.Hash{}, fmt.Errorf("branch %s: %w: its head %s does not contain the applied commit %s, which stays served; push a commit that does, or, if the rewrite was meant, sealward agent approve %[3]s",
 			a.Branch, ErrRewound, head, applied)
 	}
+	if !forward {
+		a.Log.Warn("a rewound branch is followed; generations before and after it cannot be compared", "branch", a.Branch, "from", applied.String(), "to", head.String(), "approved", !a.FollowRewind)
+		return head, nil // the word holds until the head is applied
+	}
+	a.refuse(source.Hash{})
 	return head, nil
+}
+
+// refuse notes the head that waits for the operator's word; zero for none.
+func (a *Agent) refuse(head source.Hash) {
+	a.approval.wait(head)
+	a.sync.Refused = ""
+	if !head.IsZero() {
+		a.sync.Refused = head.String()
+	}
 }
 
 // maxBackoff bounds the wait after failures in a row.

@@ -45,6 +45,7 @@ type world struct {
 	// options of the next start
 	root         string
 	allowUnbound bool
+	followRewind bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -173,7 +174,7 @@ func (w *world) start() {
 	w.agent = gitops.New(gitops.Config{
 		Mirror: mirror, Root: w.root, Source: "test", Branch: "main", Keyring: ring, Store: st, Live: w.live,
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)), Now: func() time.Time { return w.now },
-		Interval: time.Minute, MaxStale: 24 * time.Hour, AllowUnbound: w.allowUnbound,
+		Interval: time.Minute, MaxStale: 24 * time.Hour, AllowUnbound: w.allowUnbound, FollowRewind: w.followRewind,
 	})
 	must(w.t, w.agent.Restore(context.Background()))
 }
@@ -510,24 +511,67 @@ func TestBrokenTreeClosesItsScope(t *testing.T) {
 	}
 }
 
-func TestRewoundBranchIsNotFollowed(t *testing.T) {
+// A rewound branch waits for the operator's word, which is for one head only.
+func TestRewoundBranchIsFollowedOnlyWhenApproved(t *testing.T) {
 	w := newWorld(t)
 	w.secret("orders", "db", "k=v1")
 	old := w.commit("one")
 	w.secret("orders", "db", "k=v2")
-	w.commit("two")
+	gone := w.commit("two")
 	w.start()
 	w.sync()
+	if err := w.agent.Approve(gone); !errors.Is(err, unseal.ErrNothingWaits) {
+		t.Errorf("approved what is applied: %v", err)
+	}
 	w.git("reset", "-q", "--hard", old)
-	if _, err := w.agent.Sync(context.Background()); !errors.Is(err, gitops.ErrRewound) {
-		t.Errorf("rewound: %v", err)
+	w.secret("orders", "db", "k=v3")
+	rewritten := w.commit("rewritten")
+	refused := func(head string) {
+		t.Helper()
+		_, err := w.agent.Sync(context.Background())
+		if !errors.Is(err, gitops.ErrRewound) || !strings.Contains(err.Error(), "sealward agent approve "+head) {
+			t.Errorf("rewound: %v", err)
+		}
+		if got := w.served(); got != "orders/db/k=v2" {
+			t.Errorf("served %q", got)
+		}
+		if s := w.live.Syncs()[0]; s.Class != unseal.SyncRewound || s.Refused != head || s.BehindSince != w.now || s.Packs == 0 {
+			t.Errorf("status %+v", s)
+		}
 	}
-	if got := w.served(); got != "orders/db/k=v2" {
-		t.Errorf("served %q", got)
+	refused(rewritten)
+	for _, other := range []string{old, gone, "", rewritten[:12], strings.Repeat("0", 40)} {
+		if err := w.agent.Approve(other); !errors.Is(err, unseal.ErrNothingWaits) {
+			t.Errorf("approved %q: %v", other, err)
+		}
 	}
-	if s := w.live.Syncs()[0]; s.Error == "" || s.Failures != 1 {
+	must(t, w.agent.Approve(rewritten))
+	// The branch moves on before the next look: the word was for another head.
+	w.secret("orders", "db", "k=v4")
+	newer := w.commit("newer")
+	refused(newer)
+	must(t, w.agent.Approve(newer))
+	w.sync()
+	w.want("orders/db/k=v4", "")
+	if s := w.live.Syncs()[0]; s.Refused != "" || s.Class == unseal.SyncRewound {
 		t.Errorf("status %+v", s)
 	}
+	contains, err := w.agent.Contains(context.Background(), newer, old)
+	if err != nil || !contains {
+		t.Errorf("contains: %v %v", contains, err)
+	}
+	if contains, err = w.agent.Contains(context.Background(), newer, gone); err != nil || contains {
+		t.Errorf("contains what was rewound: %v %v", contains, err)
+	}
+	if _, err = w.agent.Contains(context.Background(), newer, strings.Repeat("1", 40)); !errors.Is(err, unseal.ErrUnknownCommit) {
+		t.Errorf("unknown commit: %v", err)
+	}
+	// rewind: follow needs no word.
+	w.followRewind = true
+	w.start()
+	w.git("reset", "-q", "--hard", old)
+	w.sync()
+	w.want("orders/db/k=v1", "")
 }
 
 func TestUnboundManifests(t *testing.T) {

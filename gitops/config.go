@@ -171,7 +171,6 @@ func (s *Settings) Check(once bool) error {
 		{"sources", len(s.Sources) > 0},
 		{"source.name", s.Source.Name != ""},
 		{"source.workspaces", len(s.Source.Workspaces) > 0},
-		{"source.rewind", s.Source.Rewind != ""},
 		{"source.removalGuard", s.Source.RemovalGuard.Percent != nil || s.Source.RemovalGuard.Count != nil},
 		{"source.proxy", s.Source.Proxy != "" || s.Source.Auth.ProxyCredentialFile != ""},
 		{"source.verify", s.Source.Verify.Mode != "" && s.Source.Verify.Mode != "none" || s.Source.Verify.AllowedSignersFile != "" || s.Source.Verify.OpenPGPKeysFile != ""},
@@ -183,6 +182,9 @@ func (s *Settings) Check(once bool) error {
 		if f.asked {
 			errs = append(errs, fmt.Errorf("%s is not supported by this version; leave it out", f.field))
 		}
+	}
+	if r := s.Source.Rewind; r != "" && r != "refuse" && r != "follow" {
+		errs = append(errs, fmt.Errorf("source.rewind is %.40q; refuse or follow", r))
 	}
 	if s.Binding != "" && s.Binding != "required" && s.Binding != "optional" {
 		errs = append(errs, fmt.Errorf("binding is %.40q; required or optional", s.Binding))

@@ -73,7 +73,7 @@ func (s *Service) newAgent(ring *keyring.Keyring) {
 		Mirror: s.mirror, Root: s.Settings.Source.Path, Source: s.Settings.SourceID(), Branch: s.Settings.Source.Branch,
 		Keyring: ring, Store: s.store, Live: s.live, Log: s.Log, Now: s.Now,
 		Interval: time.Duration(s.Settings.Source.Interval), MaxStale: time.Duration(s.Settings.MaxStale),
-		AllowUnbound: s.Settings.Binding == "optional",
+		AllowUnbound: s.Settings.Binding == "optional", FollowRewind: s.Settings.Source.Rewind == "follow",
 	})
 }
 

@@ -1,0 +1,82 @@
+package gitops
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/sealward/sealward/gitops/source"
+	"github.com/sealward/sealward/unseal"
+)
+
+// approval passes the operator's word from any goroutine to the one of Run.
+type approval struct {
+	mu sync.Mutex
+	// rewound is the head that waits, as Sync last refused it; zero for none.
+	rewound source.Hash
+	// head is the one head that may rewind the branch; zero for none.
+	head source.Hash
+}
+
+// wait notes what is refused now. Another head ends an older word: it was given
+// for exactly that commit.
+func (p *approval) wait(rewound source.Hash) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rewound = rewound
+	if p.head != rewound {
+		p.head = source.Hash{}
+	}
+}
+
+func (p *approval) allows(head source.Hash) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !head.IsZero() && p.head == head
+}
+
+// Approve gives the operator's word for the head that rewinds the branch. commit
+// is its whole hash. It is followed at the next look, which Approve asks for. The
+// error wraps unseal.ErrNothingWaits.
+func (a *Agent) Approve(commit string) error {
+	a.approval.mu.Lock()
+	defer a.approval.mu.Unlock()
+	if h := plumbing.NewHash(commit); !plumbing.IsHash(commit) || h.IsZero() || h != a.approval.rewound {
+		return fmt.Errorf("%w; sealward status shows what does", unseal.ErrNothingWaits)
+	}
+	a.approval.head = a.approval.rewound
+	a.Trigger()
+	return nil
+}
+
+// Contains reports whether commit is ancestor or descends from it. It is safe for
+// use by several goroutines. The error wraps unseal.ErrUnknownCommit.
+func (a *Agent) Contains(ctx context.Context, commit, ancestor string) (bool, error) {
+	for _, c := range []string{commit, ancestor} {
+		if !plumbing.IsHash(c) {
+			return false, unseal.ErrUnknownCommit
+		}
+		// The mirror says the same of an object that it should have, and of one that
+		// nobody ever pushed: here only the latter can be meant.
+		if _, err := a.Mirror.Commit(plumbing.NewHash(c)); err != nil {
+			return false, fmt.Errorf("%w: %w", unseal.ErrUnknownCommit, err)
+		}
+	}
+	return a.Mirror.IsAncestor(ctx, plumbing.NewHash(ancestor), plumbing.NewHash(commit))
+}
+
+// Look asks for a look at the remote, at once.
+func (s *Service) Look() { s.agent.Trigger() }
+
+// Approve gives the operator's word for what waits at a commit.
+func (s *Service) Approve(commit string) error { return s.agent.Approve(commit) }
+
+// Contains answers for the source of that name.
+func (s *Service) Contains(ctx context.Context, source, commit, ancestor string) (bool, error) {
+	if source != s.agent.Name {
+		return false, unseal.ErrUnknownCommit
+	}
+	return s.agent.Contains(ctx, commit, ancestor)
+}
