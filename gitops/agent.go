@@ -56,6 +56,8 @@ type Config struct {
 	AllowUnbound bool
 	// FollowRewind also takes a head that does not contain the applied commit.
 	FollowRewind bool
+	// RemovalGuard is nil where removals never wait.
+	RemovalGuard *RemovalGuard
 }
 
 // Agent follows one branch. Its methods are for one goroutine, except Trigger,
@@ -74,6 +76,8 @@ type Agent struct {
 	sync    unseal.Sync
 	// unanswered: some manifest waits for a key service, and is tried at each look.
 	unanswered bool
+	// holding: some removal waits for the operator's word.
+	holding bool
 
 	// restoring is the commit that the store holds, while Restore applies it.
 	restoring source.Hash
@@ -112,6 +116,7 @@ func (a *Agent) Restore(ctx context.Context) error {
 		return nil
 	}
 	a.tree.restore(state.Records)
+	a.holding = true // until the apply has looked
 	a.restoring = commit.Hash
 	var again []manifest.Workspace
 	for ws, judged := range state.Judged {
@@ -148,14 +153,21 @@ func (a *Agent) Sync(ctx context.Context) (bool, error) {
 	return changed, err
 }
 
-func (a *Agent) syncOnce(ctx context.Context) (bool, error) {
+func (a *Agent) syncOnce(ctx context.Context) (applied bool, err error) {
+	// A panic must not end the following of this source, or what others serve. Its
+	// text could hold a value.
+	defer func() {
+		if p := recover(); p != nil {
+			applied, err = false, fmt.Errorf("the sync panicked (%T); please report it", p)
+		}
+	}()
 	a.noteChangedRings()
 	rings := slices.Collect(maps.Keys(a.pending))
 	head, lookErr := a.follow(ctx)
 	if lookErr != nil {
 		head = a.applied // keys may have changed though the remote is away
 	}
-	if head.IsZero() || head == a.applied && len(rings) == 0 && !a.unanswered {
+	if head.IsZero() || head == a.applied && len(rings) == 0 && !a.unanswered && len(a.approval.released()) == 0 {
 		return false, lookErr
 	}
 	if err := a.apply(ctx, head, rings); err != nil {

@@ -46,6 +46,7 @@ type world struct {
 	root         string
 	allowUnbound bool
 	followRewind bool
+	guard        *gitops.RemovalGuard
 }
 
 func newWorld(t *testing.T) *world {
@@ -174,7 +175,7 @@ func (w *world) start() {
 	w.agent = gitops.New(gitops.Config{
 		Mirror: mirror, Root: w.root, Source: "test", Branch: "main", Keyring: ring, Store: st, Live: w.live,
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)), Now: func() time.Time { return w.now },
-		Interval: time.Minute, MaxStale: 24 * time.Hour, AllowUnbound: w.allowUnbound, FollowRewind: w.followRewind,
+		Interval: time.Minute, MaxStale: 24 * time.Hour, AllowUnbound: w.allowUnbound, FollowRewind: w.followRewind, RemovalGuard: w.guard,
 	})
 	must(w.t, w.agent.Restore(context.Background()))
 }

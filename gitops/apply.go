@@ -87,6 +87,14 @@ type change struct {
 	deleted []*unseal.Record
 	// touched secrets had a file changed or removed.
 	touched map[secretID]bool
+	// opened secrets have a file in the new commit that is to be unsealed.
+	opened map[secretID]bool
+	// noted records changed only in whether their removal waits; held counts the
+	// secrets whose removal does since this commit, and released are the commits
+	// whose removals the operator let go.
+	noted    map[string]*unseal.Record
+	held     int
+	released map[string]bool
 }
 
 // secretID is one secret, whatever files it has.
@@ -105,6 +113,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 		editedRecords: map[manifest.Workspace]bool{}, editedPolicies: map[manifest.Workspace]bool{},
 		byName: map[manifest.Workspace]map[manifest.Name][]*unseal.Record{},
 		open:   map[string]*unseal.Record{}, verify: map[string]*unseal.Record{}, touched: map[secretID]bool{},
+		opened: map[secretID]bool{}, noted: map[string]*unseal.Record{}, released: a.approval.released(),
 	}
 	info, err := a.Mirror.Commit(commit)
 	if err != nil {
@@ -113,6 +122,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	if err := c.compare(ctx, commit); err != nil {
 		return err
 	}
+	c.guard(commit)
 	c.siblings()
 	c.judge()
 	c.reopen(rings)
@@ -121,6 +131,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	if err != nil {
 		return err
 	}
+	put = c.endHeld(put)
 	for ws := range c.editedPolicies {
 		c.next.compiled[ws] = access.CompileScope(ws, slices.Collect(maps.Values(c.next.policies[ws])))
 	}
@@ -129,9 +140,14 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	}
 	a.publish(info, c)
 	a.tree, a.applied = c.next, commit
+	if c.held > 0 || len(c.released) > 0 || a.holding {
+		held := heldBy(a.tree.records)
+		a.holding = len(held) > 0
+		a.approval.hold(held, c.released)
+	}
 	snapshot := a.Live.Current(a.Name)
 	a.unanswered = slices.ContainsFunc(snapshot.Failing(), unanswered)
-	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", len(c.open), "removed", len(c.deleted),
+	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", len(c.open), "removed", len(c.deleted), "held", c.held,
 		"failing", len(snapshot.Failing()), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
 	for _, r := range put {
 		if r.Failure != nil {
@@ -229,7 +245,7 @@ func (c *change) compare(ctx context.Context, commit source.Hash) error {
 	for _, records := range c.next.records {
 		for path, r := range records {
 			switch {
-			case seen[path]:
+			case seen[path], r.Held != nil:
 			case covered(path):
 				c.cover(path)
 			default:
@@ -274,10 +290,13 @@ func (c *change) secretFile(path string, place manifest.Place, entry *source.Ent
 	old := c.next.records[place.Scope][path]
 	switch {
 	case entry == nil:
-		if old != nil {
+		if old != nil && old.Held == nil {
 			c.remove(old)
 		}
-	case old != nil && old.Blob == entry.Hash.String() && old.Failure == nil:
+	case old != nil && old.Held != nil && old.Blob == entry.Hash.String() && old.Failure == nil && entry.Mode == filemode.Regular:
+		c.note(old, nil) // it is back
+		c.touched[secretID{place.Scope, place.Name}] = true
+	case old != nil && old.Held == nil && old.Blob == entry.Hash.String() && old.Failure == nil:
 		// Restored from the store, and unchanged.
 	default:
 		r := &unseal.Record{Path: path, Place: place, Blob: entry.Hash.String()}
@@ -288,7 +307,7 @@ func (c *change) secretFile(path string, place manifest.Place, entry *source.Ent
 			r.Failure = &unseal.Failure{Class: unseal.FailPlace, Message: path + ": is a symbolic link or submodule; a manifest must be a plain file"}
 		}
 		c.open[path] = r
-		c.touched[secretID{place.Scope, place.Name}] = true
+		c.touched[secretID{place.Scope, place.Name}], c.opened[secretID{place.Scope, place.Name}] = true, true
 	}
 }
 

@@ -3,6 +3,7 @@ package gitops
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -18,6 +19,24 @@ type approval struct {
 	rewound source.Hash
 	// head is the one head that may rewind the branch; zero for none.
 	head source.Hash
+	// held are the commits whose removals wait, and let those of them that may go.
+	held, let map[string]bool
+}
+
+// hold notes whose removals wait, and forgets the words that were kept.
+func (p *approval) hold(held, kept map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = held
+	for commit := range kept {
+		delete(p.let, commit)
+	}
+}
+
+func (p *approval) released() map[string]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.let)
 }
 
 // wait notes what is refused now. Another head ends an older word: it was given
@@ -37,12 +56,20 @@ func (p *approval) allows(head source.Hash) bool {
 	return !head.IsZero() && p.head == head
 }
 
-// Approve gives the operator's word for the head that rewinds the branch. commit
-// is its whole hash. It is followed at the next look, which Approve asks for. The
+// Approve gives the operator's word for the removals that a commit asks for, or
+// for the head that rewinds the branch. commit is a whole hash. It is followed at the next look, which Approve asks for. The
 // error wraps unseal.ErrNothingWaits.
 func (a *Agent) Approve(commit string) error {
 	a.approval.mu.Lock()
 	defer a.approval.mu.Unlock()
+	if a.approval.held[commit] {
+		if a.approval.let == nil {
+			a.approval.let = map[string]bool{}
+		}
+		a.approval.let[commit] = true
+		a.Trigger()
+		return nil
+	}
 	if h := plumbing.NewHash(commit); !plumbing.IsHash(commit) || h.IsZero() || h != a.approval.rewound {
 		return fmt.Errorf("%w; sealward status shows what does", unseal.ErrNothingWaits)
 	}

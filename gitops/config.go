@@ -171,7 +171,6 @@ func (s *Settings) Check(once bool) error {
 		{"sources", len(s.Sources) > 0},
 		{"source.name", s.Source.Name != ""},
 		{"source.workspaces", len(s.Source.Workspaces) > 0},
-		{"source.removalGuard", s.Source.RemovalGuard.Percent != nil || s.Source.RemovalGuard.Count != nil},
 		{"source.proxy", s.Source.Proxy != "" || s.Source.Auth.ProxyCredentialFile != ""},
 		{"source.verify", s.Source.Verify.Mode != "" && s.Source.Verify.Mode != "none" || s.Source.Verify.AllowedSignersFile != "" || s.Source.Verify.OpenPGPKeysFile != ""},
 		{"serve.operators", len(s.Serve.Operators) > 0},
@@ -185,6 +184,9 @@ func (s *Settings) Check(once bool) error {
 	}
 	if r := s.Source.Rewind; r != "" && r != "refuse" && r != "follow" {
 		errs = append(errs, fmt.Errorf("source.rewind is %.40q; refuse or follow", r))
+	}
+	if g := s.Source.removalGuard(); !(g.Percent >= 0 && g.Percent <= 100) || g.Count < 0 {
+		errs = append(errs, errors.New("source.removalGuard: percent is from 0 to 100, and count not less than 0"))
 	}
 	if s.Binding != "" && s.Binding != "required" && s.Binding != "optional" {
 		errs = append(errs, fmt.Errorf("binding is %.40q; required or optional", s.Binding))
@@ -205,6 +207,17 @@ func (s *Settings) Check(once bool) error {
 		errs = append(errs, errors.New("source.path leads out of the repository"))
 	}
 	return errors.Join(errs...)
+}
+
+func (s *SourceSettings) removalGuard() *RemovalGuard {
+	g := &RemovalGuard{Percent: 25, Count: 20}
+	if p := s.RemovalGuard.Percent; p != nil {
+		g.Percent = *p
+	}
+	if n := s.RemovalGuard.Count; n != nil {
+		g.Count = *n
+	}
+	return g
 }
 
 func setDefault[T comparable](p *T, v T) {

@@ -34,6 +34,8 @@ type Service struct {
 	mirror *source.Mirror
 }
 
+var _ serve.Follower = (*Service)(nil)
+
 // open makes the parts that a sync needs and restores what was applied last.
 func (s *Service) open(ctx context.Context) (err error) {
 	ring, err := keyring.Open(s.Settings.Keyring)
@@ -73,7 +75,7 @@ func (s *Service) newAgent(ring *keyring.Keyring) {
 		Mirror: s.mirror, Root: s.Settings.Source.Path, Source: s.Settings.SourceID(), Branch: s.Settings.Source.Branch,
 		Keyring: ring, Store: s.store, Live: s.live, Log: s.Log, Now: s.Now,
 		Interval: time.Duration(s.Settings.Source.Interval), MaxStale: time.Duration(s.Settings.MaxStale),
-		AllowUnbound: s.Settings.Binding == "optional", FollowRewind: s.Settings.Source.Rewind == "follow",
+		AllowUnbound: s.Settings.Binding == "optional", RemovalGuard: s.Settings.Source.removalGuard(), FollowRewind: s.Settings.Source.Rewind == "follow",
 	})
 }
 

@@ -153,6 +153,21 @@ func (s *Snapshot) Failing() []*Record {
 	return out
 }
 
+// Held lists every record whose file is gone and whose removal waits for the
+// operator's word, sorted by path.
+func (s *Snapshot) Held() []*Record {
+	var out []*Record
+	for _, sc := range s.scopes {
+		for _, r := range sc.records {
+			if r.Held != nil {
+				out = append(out, r)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *Record) int { return cmp.Compare(a.Path, b.Path) })
+	return out
+}
+
 // Count of secrets that have a content.
 func (s *Snapshot) Count() int {
 	n := 0

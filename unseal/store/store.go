@@ -481,13 +481,14 @@ func prefixed(b, s []byte) []byte {
 type storedRecord struct {
 	Good    *unseal.Content `json:",omitempty"`
 	Failure *unseal.Failure `json:",omitempty"`
+	Held    *unseal.Held    `json:",omitempty"`
 }
 
 func sealRecord(key []byte, r *unseal.Record) ([]byte, error) {
 	if len(r.Blob) > 64 {
 		return nil, errors.New("a blob id is too long")
 	}
-	text, err := json.Marshal(storedRecord{Good: r.Good, Failure: r.Failure})
+	text, err := json.Marshal(storedRecord{Good: r.Good, Failure: r.Failure, Held: r.Held})
 	if err != nil {
 		return nil, err
 	}
@@ -525,7 +526,7 @@ func openRecord(key []byte, ws manifest.Workspace, path, stored []byte) (*unseal
 	if err != nil || !ours || place.Scope != ws {
 		return nil, ErrDamaged
 	}
-	return &unseal.Record{Path: string(path), Place: place, Blob: string(blob), Good: in.Good, Failure: in.Failure}, nil
+	return &unseal.Record{Path: string(path), Place: place, Blob: string(blob), Good: in.Good, Failure: in.Failure, Held: in.Held}, nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {
