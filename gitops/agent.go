@@ -261,14 +261,39 @@ func (a *Agent) Run(ctx context.Context) {
 		if _, err := a.Sync(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Error("sync failed; the last applied commit stays served", "error", oneLine(err), "applied", a.appliedText(), "failures", a.sync.Failures)
 		}
-		timer := time.NewTimer(a.wait(a.Now().Sub(started)))
+		if !a.pause(ctx, a.wait(a.Now().Sub(started))) {
+			return
+		}
+	}
+}
+
+// triggerGap is the least time between two looks that are triggered while looks
+// fail: a flood of webhooks must not become one of requests to the remote.
+const triggerGap = 250 * time.Millisecond
+
+// pause waits for a trigger, a changed ring, or the end of d. It is false when
+// ctx ended. Rings are watched at each interval, however long d is: a key that is
+// taken away must not wait for a remote that is.
+func (a *Agent) pause(ctx context.Context, d time.Duration) bool {
+	begun := time.Now()
+	trigger := a.trigger
+	for {
+		timer := time.NewTimer(max(min(d-time.Since(begun), a.Interval), time.Millisecond))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return
-		case <-a.trigger:
+			return false
+		case <-trigger:
 			timer.Stop()
+			gap := triggerGap - time.Since(begun)
+			if a.sync.Failures == 0 || gap <= 0 {
+				return true
+			}
+			d, begun, trigger = gap, time.Now(), nil // one look answers all of them
 		case <-timer.C:
+			if time.Since(begun) >= d || a.noteChangedRings() {
+				return true
+			}
 		}
 	}
 }
@@ -347,8 +372,9 @@ func (a *Agent) readRing(ws manifest.Workspace) ringState {
 	return s
 }
 
-// noteChangedRings reads again the rings whose files changed, came or went.
-func (a *Agent) noteChangedRings() {
+// noteChangedRings reads again the rings whose files changed, came or went, and
+// reports whether there were any.
+func (a *Agent) noteChangedRings() (changed bool) {
 	for ws, old := range a.rings {
 		if maps.EqualFunc(old.files, stat(slices.Collect(maps.Keys(old.files))), sameFile) {
 			continue
@@ -363,10 +389,11 @@ func (a *Agent) noteChangedRings() {
 			continue
 		}
 		a.rings[ws] = fresh
-		a.pending[ws] = true
+		a.pending[ws], changed = true, true
 		a.Store.Forget()
 		a.Log.Info("the keyring changed", "workspace", ws.String(), "opens", fresh.err == nil)
 	}
+	return changed
 }
 
 // workers unseal in parallel; the work is all computing.

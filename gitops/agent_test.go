@@ -645,3 +645,43 @@ func TestRunLooksWhenTriggered(t *testing.T) {
 	stop()
 	running.Wait()
 }
+
+// While the remote is away, and the agent waits long between looks, a key that is
+// taken away is noticed all the same, and a flood of triggers asks the remote little.
+func TestWaitingForTheRemote(t *testing.T) {
+	w := newWorld(t)
+	w.secret("orders", "db", "k=v1")
+	w.commit("one")
+	w.start()
+	w.sync()
+	w.git("branch", "-q", "-m", "main", "hidden")
+	for range 12 {
+		_, _ = w.agent.Sync(context.Background())
+	}
+	w.agent.Interval = 50 * time.Millisecond // after so many failures the wait is much longer
+	w.log.Reset()
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { w.agent.Run(ctx) })
+	begun := time.Now()
+	for time.Since(begun) < 600*time.Millisecond {
+		w.agent.Trigger()
+		time.Sleep(time.Millisecond)
+	}
+	flood := w.live.Syncs()[0].Failures - 12
+	must(t, os.Remove(filepath.Join(w.dir, "keys", "orders.agekey")))
+	for range 500 {
+		if w.served() == "" {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop()
+	running.Wait()
+	if got := w.served(); got != "" {
+		t.Errorf("without the key served %q", got)
+	}
+	if took := time.Since(begun); flood < 2 || flood > int(took/(250*time.Millisecond))+2 {
+		t.Errorf("%d looks", flood)
+	}
+}
