@@ -125,12 +125,6 @@ func (a *agent) start() {
 // kill is kill -9, and waits until the process is gone.
 func (a *agent) kill() { a.end(syscall.SIGKILL) }
 
-// killIn is kill -9 after a while, without waiting for it.
-func (a *agent) killIn(d time.Duration) {
-	process := a.cmd.Process
-	time.AfterFunc(d, func() { _ = process.Kill() })
-}
-
 // stop asks for a graceful end and returns the exit code.
 func (a *agent) stop() int { return a.end(syscall.SIGTERM) }
 
@@ -383,6 +377,9 @@ func (w *world) finish() {
 				w.t.Errorf("%s has %q: %.2000s", filepath.Base(file), bad, text[at:])
 			}
 		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.dir, "state", "mirror", "objects", "pack", "tmp_*")); len(left) > 0 {
+		w.t.Errorf("unfinished transfers stay: %v", left)
 	}
 	if audit := filepath.Join(w.dir, "audit.jsonl"); exists(audit) {
 		if out, err := exec.Command(w.agent.program, "audit", "verify", audit).CombinedOutput(); err != nil {

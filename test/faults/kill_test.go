@@ -18,10 +18,11 @@ func TestKilledWhileSyncing(t *testing.T) {
 	stop := w.reading()
 	within := 0
 	for round := range *kills {
-		if wait := time.Duration(w.random.IntN(300)) * time.Millisecond; round%2 == 0 {
-			w.agent.killIn(wait)
+		process, wait := w.agent.cmd.Process, time.Duration(w.random.IntN(300))*time.Millisecond
+		if round%2 == 0 {
+			time.AfterFunc(wait, func() { _ = process.Kill() })
 		} else {
-			w.onTransfer(func() { w.agent.killIn(wait / 4) })
+			w.onTransfer(func() { time.AfterFunc(wait/4, func() { _ = process.Kill() }) })
 		}
 		for w.agent.running() {
 			w.repo.change(6)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -36,6 +37,11 @@ var programs struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// The tests wait more than they work.
+	if err := flag.Set("test.parallel", fmt.Sprint(4*runtime.GOMAXPROCS(0))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	dir, err := os.MkdirTemp("", "sealward-faults-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sealward/sealward/gitops/gitcmd/gittest"
+	"github.com/sealward/sealward/gitops/source"
 )
 
 // trouble is what a remote does instead of answering as it should.
@@ -57,7 +58,7 @@ func newRemote(t *testing.T, root string, seed uint64) *remote {
 	backend, err := gittest.Backend(root)
 	must(t, err)
 	backend.(*cgi.Handler).Logger = log.New(io.Discard, "", 0) // clients are killed
-	m := &remote{t: t, random: rand.New(rand.NewPCG(seed, 2)), lifted: make(chan struct{}), requests: map[trouble]int{}}
+	m := &remote{t: t, random: rand.New(rand.NewPCG(seed, 2)), requests: map[trouble]int{}}
 	m.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, password, _ := r.BasicAuth()
 		if user != remoteUser || subtle.ConstantTimeCompare([]byte(password), []byte(remotePassword)) != 1 {
@@ -78,8 +79,10 @@ func (m *remote) set(what trouble, after int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.trouble, m.after = what, after
-	close(m.lifted)
-	m.lifted = make(chan struct{})
+	if m.lifted != nil {
+		close(m.lifted)
+		m.lifted = nil
+	}
 }
 
 // onTransfer has f called when the next transfer begins.
@@ -98,6 +101,9 @@ func (m *remote) seen(what trouble) int {
 
 func (m *remote) serve(w http.ResponseWriter, r *http.Request, backend http.Handler) {
 	m.mu.Lock()
+	if m.lifted == nil { // made here: a test's bubble must not own it
+		m.lifted = make(chan struct{})
+	}
 	what, after, lifted := m.trouble, m.after, m.lifted
 	if what == flaky {
 		what = append(troubles[:len(troubles)-1:len(troubles)-1], none, none, none)[m.random.IntN(len(troubles)+2)]
@@ -152,6 +158,13 @@ func (m *remote) serve(w http.ResponseWriter, r *http.Request, backend http.Hand
 	default:
 		backend.ServeHTTP(w, r)
 	}
+}
+
+// config is how an agent within the test reaches the remote.
+func (m *remote) config(dir string) source.Config {
+	m.settings(dir)
+	return source.Config{URL: m.URL + "/secrets.git", Timeout: 2 * time.Second, Auth: source.Auth{
+		UsernameFile: filepath.Join(dir, "git-user"), PasswordFile: filepath.Join(dir, "git-password"), CAFile: filepath.Join(dir, "git-ca.pem")}}
 }
 
 // settings writes the files that an agent needs to trust and enter, and returns
