@@ -89,7 +89,10 @@ func (a *agent) begin() {
 	a.cmd = exec.Command(a.program, "agent", "-c", "agent.yaml")
 	a.cmd.Dir, a.cmd.Stderr, a.cmd.Stdout, a.cmd.SysProcAttr = a.dir, log, log, a.as
 	a.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(a.dir, "tmp"), "TMPDIR=" + filepath.Join(a.dir, "tmp"), "GOTRACEBACK=all"}
-	must(a.t, a.cmd.Start())
+	if err := a.cmd.Start(); err != nil {
+		a.cmd = nil
+		a.t.Fatal(err)
+	}
 	cmd, ended := a.cmd, make(chan struct{})
 	a.ended = ended
 	go func() { _ = cmd.Wait(); close(ended) }()
@@ -120,6 +123,21 @@ func (a *agent) start() {
 		a.at.Store(&m[1])
 		return true
 	})
+}
+
+// ends starts the program, which must end by itself with the code and say text.
+func (a *agent) ends(code int, text string) {
+	a.t.Helper()
+	a.begin()
+	select {
+	case <-a.ended:
+	case <-time.After(patience):
+		a.t.Fatal("the agent does not end")
+	}
+	if got, log := a.cmd.ProcessState.ExitCode(), a.log(); got != code || !strings.Contains(log, text) || strings.Contains(log, "msg=serving") {
+		a.t.Errorf("code %d, want %d and %q:\n%s", got, code, text, log)
+	}
+	a.cmd = nil
 }
 
 // kill is kill -9, and waits until the process is gone.

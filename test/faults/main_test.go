@@ -64,6 +64,9 @@ func TestMain(m *testing.M) {
 }
 
 func build(to string, race bool) (string, error) {
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return "", err
+	}
 	args := []string{"build", "-o", filepath.Join(to, "sealward")}
 	if race {
 		args = append(args, "-race")

@@ -263,15 +263,7 @@ func TestTwoAgentsOnOneState(t *testing.T) {
 		w.settled()
 		second := newAgent(t, w.dir, options{source: w.settings(w.dir), audit: audit})
 		second.starts = 100 // logs of its own
-		second.begin()
-		select {
-		case <-second.ended:
-		case <-time.After(patience):
-			t.Fatal("the second agent does not end")
-		}
-		if code, log := second.cmd.ProcessState.ExitCode(), second.log(); code != 1 || !strings.Contains(log, "another") || strings.Contains(log, "msg=serving") {
-			t.Errorf("the second agent: code %d\n%s", code, log)
-		}
+		second.ends(1, "another")
 		w.repo.change(5)
 		w.settled()
 		_ = os.Remove(filepath.Join(w.dir, "audit-2.jsonl"))
