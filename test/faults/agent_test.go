@@ -45,6 +45,10 @@ type options struct {
 	state  string // folder; "state" when empty
 	audit  string // file; beside the state folder when empty
 	more   string // further lines of the settings
+	sample int    // of the readers
+	// timeout of the source; 2s when zero, so that a remote which is silent is
+	// noticed soon
+	timeout time.Duration
 }
 
 func newAgent(t *testing.T, dir string, o options) *agent {
@@ -171,6 +175,7 @@ type reader struct {
 	token  string
 	http   *http.Client
 	seen   cursor
+	sample int // of secrets that a pass reads, besides all lists; 0 means all
 }
 
 var (
@@ -229,6 +234,10 @@ func (r *reader) pass() error {
 		for _, s := range list.Secrets {
 			names = append(names, ws+"/"+s.Name)
 		}
+	}
+	if r.sample > 0 && len(names) > r.sample {
+		rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+		names = names[:r.sample]
 	}
 	for i, id := range names {
 		if err := r.secret(id, i%4 == 0); err != nil {
@@ -292,20 +301,21 @@ type world struct {
 	dir  string
 	repo *repository
 	*remote
-	agent  *agent
-	reader *reader
-	random *rand.Rand // of the test itself
+	agent   *agent
+	reader  *reader
+	random  *rand.Rand // of the test itself
+	options options
 }
 
 // newWorld makes everything; the agent is not started.
 func newWorld(t *testing.T, secrets int, o options) *world {
 	t.Helper()
 	dir, seed := t.TempDir(), newSeed(t)
-	w := &world{t: t, dir: dir, random: rand.New(rand.NewPCG(seed, 3))}
+	w := &world{t: t, dir: dir, options: o, random: rand.New(rand.NewPCG(seed, 3))}
 	w.repo = newRepository(t, dir, secrets, seed)
 	w.remote = newRemote(t, filepath.Join(dir, "git"), seed)
 	if o.source == "" {
-		o.source = w.settings(dir)
+		o.source = w.settings(dir, o.timeout)
 	}
 	token := newToken(t, dir)
 	w.agent = newAgent(t, dir, o)
@@ -316,7 +326,7 @@ func newWorld(t *testing.T, secrets int, o options) *world {
 func (w *world) newReader(token string) *reader {
 	transport := &http.Transport{MaxIdleConnsPerHost: 4}
 	w.t.Cleanup(transport.CloseIdleConnections)
-	return &reader{agent: w.agent, oracle: w.repo.oracle, token: token, http: &http.Client{Timeout: 20 * time.Second, Transport: transport}}
+	return &reader{agent: w.agent, oracle: w.repo.oracle, token: token, sample: w.options.sample, http: &http.Client{Timeout: 20 * time.Second, Transport: transport}}
 }
 
 // reading reads without pause until the function it returns is called.

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/subtle"
 	"encoding/pem"
 	"io"
@@ -162,14 +163,14 @@ func (m *remote) serve(w http.ResponseWriter, r *http.Request, backend http.Hand
 
 // config is how an agent within the test reaches the remote.
 func (m *remote) config(dir string) source.Config {
-	m.settings(dir)
+	m.settings(dir, 0)
 	return source.Config{URL: m.URL + "/secrets.git", Timeout: 2 * time.Second, Auth: source.Auth{
 		UsernameFile: filepath.Join(dir, "git-user"), PasswordFile: filepath.Join(dir, "git-password"), CAFile: filepath.Join(dir, "git-ca.pem")}}
 }
 
 // settings writes the files that an agent needs to trust and enter, and returns
 // the source section of its settings.
-func (m *remote) settings(dir string) string {
+func (m *remote) settings(dir string, timeout time.Duration) string {
 	m.t.Helper()
 	for name, text := range map[string]string{
 		"git-user": remoteUser, "git-password": remotePassword,
@@ -177,5 +178,5 @@ func (m *remote) settings(dir string) string {
 	} {
 		must(m.t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
-	return "source: {url: " + m.URL + "/secrets.git, branch: main, interval: 50ms, timeout: 2s, auth: {usernameFile: git-user, passwordFile: git-password, caFile: git-ca.pem}}\n"
+	return "source: {url: " + m.URL + "/secrets.git, branch: main, interval: 50ms, timeout: " + cmp.Or(timeout, 2*time.Second).String() + ", auth: {usernameFile: git-user, passwordFile: git-password, caFile: git-ca.pem}}\n"
 }

@@ -261,7 +261,7 @@ func TestTwoAgentsOnOneState(t *testing.T) {
 		w := newWorld(t, 6, options{})
 		w.agent.start()
 		w.settled()
-		second := newAgent(t, w.dir, options{source: w.settings(w.dir), audit: audit})
+		second := newAgent(t, w.dir, options{source: w.settings(w.dir, 0), audit: audit})
 		second.starts = 100 // logs of its own
 		second.ends(1, "another")
 		w.repo.change(5)

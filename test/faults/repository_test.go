@@ -199,6 +199,16 @@ func (r *repository) secrets() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// bad counts the files that cannot be unsealed.
+func (r *repository) bad() (n int) {
+	for _, f := range r.files {
+		if f.values == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // change pushes a random commit of up to n changes: values, new and removed
 // secrets, files that break and are mended, files that are no secrets.
 func (r *repository) change(n int) {
