@@ -46,6 +46,7 @@ type options struct {
 	audit  string // file; beside the state folder when empty
 	more   string // further lines of the settings
 	sample int    // of the readers
+	plain  bool   // the program without the race detector
 	// timeout of the source; 2s when zero, so that a remote which is silent is
 	// noticed soon
 	timeout time.Duration
@@ -53,7 +54,11 @@ type options struct {
 
 func newAgent(t *testing.T, dir string, o options) *agent {
 	t.Helper()
-	program, err := programs.usual()
+	which := programs.usual
+	if o.plain {
+		which = programs.plain
+	}
+	program, err := which()
 	must(t, err)
 	a := &agent{t: t, dir: dir, program: program}
 	if o.state == "" {
@@ -222,6 +227,7 @@ func (r *reader) get(path string) ([]byte, http.Header, error) {
 func (r *reader) pass() error {
 	var names []string
 	for _, ws := range workspaces {
+		when := r.oracle.ask(r.seen)
 		body, _, err := r.get("/v1/workspaces/" + ws + "/secrets")
 		if err != nil {
 			return err
@@ -230,7 +236,7 @@ func (r *reader) pass() error {
 		if err := json.Unmarshal(body, &list); err != nil {
 			return err
 		}
-		r.oracle.list(ws, list, &r.seen)
+		r.oracle.list(ws, list, when, &r.seen)
 		for _, s := range list.Secrets {
 			names = append(names, ws+"/"+s.Name)
 		}
@@ -249,20 +255,20 @@ func (r *reader) pass() error {
 
 func (r *reader) secret(id string, alsoKeys bool) error {
 	ws, name, _ := strings.Cut(id, "/")
-	path, before := "/v1/workspaces/"+ws+"/secrets/"+name, r.seen
+	path, when := "/v1/workspaces/"+ws+"/secrets/"+name, r.oracle.ask(r.seen)
 	body, _, err := r.get(path)
 	if err != nil {
 		return err
 	}
 	if body == nil {
-		r.oracle.absent(id, before)
+		r.oracle.absent(id, when)
 		return nil
 	}
 	var secret serve.SecretJSON
 	if err := json.Unmarshal(body, &secret); err != nil {
 		return err
 	}
-	r.oracle.secret(id, secret, &r.seen)
+	r.oracle.secret(id, secret, when, &r.seen)
 	if !alsoKeys {
 		return nil
 	}

@@ -15,7 +15,7 @@ import (
 // it does; until then the one before is served.
 func TestCommitOfTenThousandChanges(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 10, options{sample: 300, timeout: 20 * time.Second})
+	w := newWorld(t, 10, options{sample: 300, timeout: 20 * time.Second, plain: true})
 	w.agent.start()
 	w.settled()
 	stop := w.reading()
@@ -69,7 +69,7 @@ func TestCommitOfTenThousandChanges(t *testing.T) {
 // nothing.
 func TestLargeBlobs(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 6, options{timeout: 20 * time.Second})
+	w := newWorld(t, 6, options{timeout: 20 * time.Second, plain: true})
 	w.agent.start()
 	w.settled()
 	stop := w.reading()
@@ -107,7 +107,7 @@ func TestLargeBlobs(t *testing.T) {
 // is a manifest that is refused.
 func TestManyEmptyFiles(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 6, options{})
+	w := newWorld(t, 6, options{plain: true})
 	w.agent.start()
 	w.settled()
 	stop := w.reading()

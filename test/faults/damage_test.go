@@ -47,12 +47,9 @@ func (d damage) apply(t *testing.T, random *rand.Rand, path string) {
 // is built anew from the mirror: also with the remote away everything is served.
 func TestStoreDamaged(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 20, options{})
 	// Built with the race detector, the program ends inside bbolt before it can be
 	// told that a page is damaged.
-	var err error
-	w.agent.program, err = programs.plain()
-	must(t, err)
+	w := newWorld(t, 20, options{plain: true})
 	w.agent.start()
 	w.settled()
 	store := filepath.Join(w.dir, "state", "store.db")

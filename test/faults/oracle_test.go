@@ -29,8 +29,9 @@ type oracle struct {
 	violations []string
 	reads      int
 	// keyless are workspaces whose keys the test took away: their secrets may be
-	// missing.
+	// missing. turns counts how often keys went or came.
 	keyless map[string]bool
+	turns   int
 	// notFollowed are commits that a moved branch shows and that must not be served.
 	notFollowed map[string]bool
 }
@@ -51,7 +52,24 @@ func (o *oracle) setKeyless(ws string, yes bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.keyless[ws] = yes
+	o.turns++
 }
+
+// asked is when a reader asked: what is said to be missing may have been so since.
+type asked struct {
+	seen  cursor
+	turns int
+}
+
+func (o *oracle) ask(seen cursor) asked {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return asked{seen, o.turns}
+}
+
+// mayMiss reports whether the keys of a workspace were away at some time since it
+// was asked.
+func (o *oracle) mayMiss(ws string, when asked) bool { return o.keyless[ws] || o.turns != when.turns }
 
 func (o *oracle) violate(format string, args ...any) {
 	if len(o.violations) < 50 {
@@ -86,7 +104,7 @@ func (o *oracle) generation(what, commit string, seen *cursor) (int, bool) {
 }
 
 // list checks the answer to listing a workspace.
-func (o *oracle) list(ws string, got serve.ListJSON, seen *cursor) {
+func (o *oracle) list(ws string, got serve.ListJSON, when asked, seen *cursor) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	what := "list of " + ws
@@ -98,7 +116,7 @@ func (o *oracle) list(ws string, got serve.ListJSON, seen *cursor) {
 	for _, f := range o.states[at] {
 		if w, name, _ := strings.Cut(f.secret, "/"); w == ws {
 			may[name] = true
-			if f.values != nil && !o.keyless[ws] {
+			if f.values != nil && !o.mayMiss(ws, when) {
 				must[name] = true
 			}
 		}
@@ -118,7 +136,7 @@ func (o *oracle) list(ws string, got serve.ListJSON, seen *cursor) {
 }
 
 // secret checks the answer to reading a whole secret.
-func (o *oracle) secret(id string, got serve.SecretJSON, seen *cursor) {
+func (o *oracle) secret(id string, got serve.SecretJSON, when asked, seen *cursor) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	at, ok := o.generation(id, got.Generation, seen)
@@ -154,7 +172,7 @@ func (o *oracle) secret(id string, got serve.SecretJSON, seen *cursor) {
 		}
 	}
 	for path, f := range o.states[at] {
-		if f.secret == id && f.values != nil && served[path] == nil && !o.keyless[ws] {
+		if f.secret == id && f.values != nil && served[path] == nil && !o.mayMiss(ws, when) {
 			o.violate("%s at commit %d: %s is missing", id, at, path)
 		}
 	}
@@ -173,17 +191,17 @@ func (o *oracle) earlier(path string, values map[string]string, at int) bool {
 	return false
 }
 
-// absent checks the answer that a secret is not there. It names no commit: first
-// is the newest that the reader had seen before it asked.
-func (o *oracle) absent(id string, first cursor) {
+// absent checks the answer that a secret is not there. It names no commit: it may
+// be of any that the reader could see since it asked.
+func (o *oracle) absent(id string, when asked) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.reads++
 	ws, _, _ := strings.Cut(id, "/")
-	if o.keyless[ws] {
+	if o.mayMiss(ws, when) {
 		return
 	}
-	for at := int(first); at < len(o.states); at++ {
+	for at := int(when.seen); at < len(o.states); at++ {
 		good := false
 		for _, f := range o.states[at] {
 			good = good || f.secret == id && f.values != nil
@@ -192,7 +210,7 @@ func (o *oracle) absent(id string, first cursor) {
 			return
 		}
 	}
-	o.violate("%s: said to be missing, and it is in every commit from %d on", id, first)
+	o.violate("%s: said to be missing, and it is in every commit from %d on", id, when.seen)
 }
 
 // value checks one value that was read alone.
