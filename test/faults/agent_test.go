@@ -309,6 +309,7 @@ type world struct {
 	*remote
 	agent   *agent
 	reader  *reader
+	seed    uint64
 	random  *rand.Rand // of the test itself
 	options options
 }
@@ -317,12 +318,13 @@ type world struct {
 func newWorld(t *testing.T, secrets int, o options) *world {
 	t.Helper()
 	dir, seed := t.TempDir(), newSeed(t)
-	w := &world{t: t, dir: dir, options: o, random: rand.New(rand.NewPCG(seed, 3))}
+	w := &world{t: t, dir: dir, seed: seed, random: rand.New(rand.NewPCG(seed, 3))}
 	w.repo = newRepository(t, dir, secrets, seed)
 	w.remote = newRemote(t, filepath.Join(dir, "git"), seed)
 	if o.source == "" {
 		o.source = w.settings(dir, o.timeout)
 	}
+	w.options = o
 	token := newToken(t, dir)
 	w.agent = newAgent(t, dir, o)
 	w.reader = w.newReader(token)
