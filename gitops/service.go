@@ -63,7 +63,7 @@ func (s *Service) open(ctx context.Context) (err error) {
 			return err
 		}
 		s.newAgent(ring)
-		return nil
+		return s.agent.Restore(ctx)
 	}
 	return err
 }
