@@ -71,7 +71,12 @@ func newAgent(t *testing.T, dir string, o options) *agent {
 	must(t, os.WriteFile(filepath.Join(dir, "agent.yaml"), fmt.Appendf(nil,
 		"%skeyring: keys\nstate: %s\naudit: {file: %s}\nserve: {listen: \"127.0.0.1:0\", tokensFile: tokens.yaml, limits: {perIdentity: 1e6, perAddress: 1e6, denials: 1e6}}\n%s",
 		o.source, o.state, o.audit, o.more), 0o644))
-	t.Cleanup(a.kill)
+	t.Cleanup(func() {
+		a.kill()
+		if log := a.log(); t.Failed() && log != "" {
+			t.Logf("the last log ends:\n%s", log[max(0, len(log)-3000):])
+		}
+	})
 	return a
 }
 
