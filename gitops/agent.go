@@ -42,10 +42,13 @@ type Config struct {
 	// Root is the folder of the repository that holds workspaces/ ("." for the top).
 	Root string
 	// Source names URL, branch and root; a store of another source is not used.
-	Source   string
-	Branch   string
-	Keyring  *keyring.Keyring
-	Store    *store.Store
+	Source  string
+	Branch  string
+	Keyring *keyring.Keyring
+	Store   *store.Store
+	// Renew moves a store aside that turned out to be damaged, and opens an empty
+	// one in its place. Nil leaves a damaged store an error.
+	Renew    func(why error) (*store.Store, error)
 	Live     *unseal.Live
 	Log      *slog.Logger
 	Now      func() time.Time
