@@ -75,6 +75,19 @@ func TestStoreDamaged(t *testing.T) {
 		w.repo.change(5)
 		w.settled()
 	}
+	// Met while it runs, where the next commit is written.
+	for _, from := range []int{2, 0, 4} { // the first pages are two of meta, the list of free pages, and a leaf
+		damage(func(_ *rand.Rand, data []byte) []byte { clear(data[from*4096:]); return data }).apply(t, w.random, store)
+		w.repo.change(5)
+		w.settled()
+		commit := w.repo.head
+		w.agent.kill()
+		w.set(reset, 0)
+		w.agent.start()
+		w.stays(commit)
+		w.set(none, 0)
+		aside++
+	}
 	if kept, _ := filepath.Glob(store + ".aside-*"); len(kept) != aside || aside == 0 {
 		t.Errorf("%d stores were moved aside, %d are there", aside, len(kept))
 	}
