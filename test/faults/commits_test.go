@@ -21,7 +21,7 @@ func TestCommitOfTenThousandChanges(t *testing.T) {
 	stop := w.reading()
 	secrets := 10_000
 	if raceEnabled { // sealing takes ten times as long
-		secrets = 1_500
+		secrets = 1_000
 	}
 	large := func() []edit {
 		edits := make([]edit, 10_000)

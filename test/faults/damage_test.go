@@ -56,6 +56,7 @@ func TestStoreDamaged(t *testing.T) {
 	kinds := []damage{turnBytes, zeroPage, truncate, turnBytes, zeroPage,
 		func(_ *rand.Rand, data []byte) []byte { clear(data[:4096]); return data },
 		func(_ *rand.Rand, data []byte) []byte { clear(data[4096:8192]); return data },
+		func(_ *rand.Rand, data []byte) []byte { return data[:5000] },
 		func(_ *rand.Rand, data []byte) []byte { return nil }}
 	aside := 0
 	for round := range 2 * len(kinds) {
