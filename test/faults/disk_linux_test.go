@@ -2,6 +2,7 @@ package faults
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +64,40 @@ func TestStateDiskFull(t *testing.T) {
 		free()
 		w.settled()
 	}
+	stop()
+	w.finish()
+}
+
+// Only the store's disk is full, so that the commit is fetched and unsealed and
+// then cannot be made durable: it is not served.
+func TestStoreDiskFull(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 10, options{})
+	state, mirror, elsewhere := filepath.Join(w.dir, "state"), filepath.Join(w.dir, "state/mirror"), filepath.Join(w.dir, "elsewhere")
+	mount(t, state, "size=2m")
+	must(t, os.Mkdir(mirror, 0o700))
+	must(t, os.Mkdir(elsewhere, 0o700))
+	must(t, syscall.Mount(elsewhere, mirror, "", syscall.MS_BIND, ""))
+	t.Cleanup(func() { _ = syscall.Unmount(mirror, syscall.MNT_DETACH) })
+	w.agent.start()
+	w.settled()
+	stop := w.reading()
+	commit := w.repo.head
+	free := fill(t, state)
+	var edits []edit
+	for i := range 60 {
+		edits = append(edits, w.repo.set("orders", fmt.Sprintf("n%03d1", i))...)
+	}
+	w.repo.push(edits...)
+	w.fails("is not applied")
+	w.stays(commit)
+	w.agent.kill()
+	w.agent.start()
+	w.stays(commit)
+	w.fails("is not applied")
+	w.stays(commit)
+	free()
+	w.settled()
 	stop()
 	w.finish()
 }
