@@ -395,6 +395,10 @@ func (a *agent) running() bool {
 func (w *world) finish() {
 	w.t.Helper()
 	if w.agent.running() {
+		other, packs := openFiles(w.t, fmt.Sprint(w.agent.cmd.Process.Pid))
+		if files, _ := filepath.Glob(filepath.Join(w.dir, "state/mirror/objects/pack/*.pack")); other > 64 || packs > len(files) {
+			w.t.Errorf("%d open descriptors, and %d of %d packs", other, packs, len(files))
+		}
 		if code := w.agent.stop(); code != 0 {
 			w.t.Errorf("exit code %d at a graceful end:\n%s", code, w.agent.log())
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -100,6 +101,29 @@ func TestLargeBlobs(t *testing.T) {
 	w.agent.start()
 	w.settled()
 	stop()
+	w.finish()
+}
+
+// A file over the limit of one object is not taken into the mirror: the commit that
+// has it is not applied, and the error says what to do.
+func TestBlobOverTheLimit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 6, options{timeout: 20 * time.Second, plain: true})
+	w.agent.start()
+	w.settled()
+	w.repo.git("config", "core.bigFileThreshold", "1m")
+	zeros := filepath.Join(w.dir, "git", "zeros")
+	must(t, os.WriteFile(zeros, nil, 0o600))
+	must(t, os.Truncate(zeros, 257<<20))
+	good := w.repo.head
+	w.repo.rewind(w.repo.commit(good, edit{path: "media/zeros.bin", blob: w.repo.git("hash-object", "-w", zeros)}))
+	if text := w.fails("too large"); !strings.Contains(text, "remove it from the history") {
+		t.Errorf("the error does not say what to do: %s", text)
+	}
+	w.stays(good)
+	w.repo.point("main", good)
+	w.repo.change(5)
+	w.settled()
 	w.finish()
 }
 

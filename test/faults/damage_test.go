@@ -138,7 +138,6 @@ func TestMirrorDamaged(t *testing.T) {
 		"index is damaged":  each("idx", turnBytes),
 		"applied is lost":   write("refs/sealward/applied", ""),
 		"staging is lost":   write("refs/sealward/staging", ""),
-		"marker is lost":    write("sealward-mirror.json", ""),
 		"all is gone": func(w *world) {
 			must(w.t, os.RemoveAll(filepath.Join(w.dir, "state/mirror")))
 		},
@@ -169,4 +168,22 @@ func TestMirrorDamaged(t *testing.T) {
 			w.finish()
 		})
 	}
+}
+
+// A mirror whose marker cannot be read may be somebody else's folder: the agent
+// refuses, and says what to do.
+func TestMirrorMarkerDamaged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 6, options{})
+	w.agent.start()
+	w.settled()
+	w.agent.kill()
+	mirror := filepath.Join(w.dir, "state/mirror")
+	must(t, os.WriteFile(filepath.Join(mirror, "sealward-mirror.json"), nil, 0o600))
+	w.agent.ends(1, "move the folder away")
+	must(t, os.Rename(mirror, mirror+".old"))
+	w.agent.start()
+	w.repo.change(5)
+	w.settled()
+	w.finish()
 }

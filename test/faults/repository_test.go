@@ -110,7 +110,8 @@ type edit struct {
 	path string
 	gone bool
 	text string
-	file *file // what the oracle is to expect; nil: the path is no secret
+	blob string // an object that is there already, instead of text
+	file *file  // what the oracle is to expect; nil: the path is no secret
 }
 
 func put(path, text string) edit { return edit{path: path, text: text} }
@@ -293,6 +294,10 @@ func (r *repository) commit(parent string, edits ...edit) string {
 	for _, e := range edits {
 		if e.gone {
 			fmt.Fprintf(&in, "D %s\n", quoted(e.path))
+			continue
+		}
+		if e.blob != "" {
+			fmt.Fprintf(&in, "M 100644 %s %s\n", e.blob, quoted(e.path))
 			continue
 		}
 		fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n", quoted(e.path), len(e.text))
