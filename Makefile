@@ -1,6 +1,7 @@
 # make demo     the whole way of a secret, in a temporary folder
 # make test     every test, with the race detector
 # make check    the quick loop: vet, formatting, tests without the race detector
+# make soak     random commits, faults and reads around an agent for SOAK (docs/reliability.md)
 # make bench    the figures of docs/benchmarks.md
 # make lint     formatting, vet, the direction of imports
 # make fuzz     each fuzzer for FUZZTIME (make test: for 3 s)
@@ -8,13 +9,14 @@
 
 GO       ?= go
 FUZZTIME ?= 60s
+SOAK     ?= 10m
 TOOLS    := bin/tools
 SOPS     := v3.13.3
 AGE      := v1.3.1
 KUSTOMIZE := v5.8.1
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: build demo test check bench lint fuzz tools cross clean
+.PHONY: build demo test check soak bench lint fuzz tools cross clean
 
 build:
 	$(GO) build -trimpath -o bin/sealward ./cmd/sealward
@@ -46,6 +48,10 @@ test: tools lint
 
 check: tools lint
 	$(GO) test -timeout 10m ./...
+
+# The schedule is drawn from a seed, which is printed: make soak SEED=N runs it again.
+soak:
+	$(GO) test -race -timeout 30m -v -run 'TestSoak|TestKill' ./test/faults -soak $(SOAK) -kills 200 -seed $(or $(SEED),0)
 
 bench: tools
 	$(GO) test -run '^$$' -bench 'Binding|Open' ./seal ./unseal

@@ -42,10 +42,13 @@ type Config struct {
 	// Root is the folder of the repository that holds workspaces/ ("." for the top).
 	Root string
 	// Source names URL, branch and root; a store of another source is not used.
-	Source   string
-	Branch   string
-	Keyring  *keyring.Keyring
-	Store    *store.Store
+	Source  string
+	Branch  string
+	Keyring *keyring.Keyring
+	Store   *store.Store
+	// Renew moves a store aside that turned out to be damaged, and opens an empty
+	// one in its place. Nil leaves a damaged store an error.
+	Renew    func(why error) (*store.Store, error)
 	Live     *unseal.Live
 	Log      *slog.Logger
 	Now      func() time.Time
@@ -105,7 +108,7 @@ func (a *Agent) Restore(ctx context.Context) error {
 		return err
 	}
 	if state.Commit == "" || state.Source != a.Source {
-		return nil
+		return a.restoreFromMirror(ctx)
 	}
 	for _, ws := range state.Unopened {
 		a.Log.Warn("the keyring no longer opens what the store has of a workspace; it is unsealed anew", "workspace", ws.String())
@@ -117,17 +120,47 @@ func (a *Agent) Restore(ctx context.Context) error {
 	}
 	a.tree.restore(state.Records)
 	a.holding = true // until the apply has looked
-	a.restoring = commit.Hash
+	a.restoring = a.newest(ctx, commit.Hash)
 	var again []manifest.Workspace
 	for ws, judged := range state.Judged {
 		if judged != a.judged(ws) {
 			again = append(again, ws)
 		}
 	}
-	if err := a.apply(ctx, commit.Hash, again); err != nil {
-		return fmt.Errorf("restore commit %.12s: %w", state.Commit, err)
+	if err := a.apply(ctx, a.restoring, again); err != nil {
+		return fmt.Errorf("restore commit %.12s: %w", a.restoring.String(), err)
 	}
 	return nil
+}
+
+// newest is the commit of the store, or the one that the mirror says was applied
+// where that descends from it: a store whose newest page was damaged falls back to
+// the state before, and a generation must not go back with it.
+func (a *Agent) newest(ctx context.Context, stored source.Hash) source.Hash {
+	applied, known, err := a.Mirror.Applied()
+	if err != nil || !known || applied == stored {
+		return stored
+	}
+	if later, err := a.Mirror.IsAncestor(ctx, stored, applied); err != nil || !later {
+		return stored
+	}
+	a.Log.Warn("the store is older than what was applied; the difference is unsealed anew", "store", stored.String(), "applied", applied.String())
+	return applied
+}
+
+// restoreFromMirror publishes what the mirror says was applied, unsealed anew: the
+// store was lost or moved aside, and the remote may be away.
+func (a *Agent) restoreFromMirror(ctx context.Context) error {
+	applied, known, err := a.Mirror.Applied()
+	if err == nil && known {
+		a.restoring = applied
+		err = a.apply(ctx, applied, nil)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.Log.Warn("what the mirror says was applied cannot be served; the remote is asked", "error", oneLine(err))
+		return nil
+	}
+	return err
 }
 
 // Sync looks at the remote once and applies what is new. It reports whether a

@@ -135,7 +135,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	for ws := range c.editedPolicies {
 		c.next.compiled[ws] = access.CompileScope(ws, slices.Collect(maps.Values(c.next.policies[ws])))
 	}
-	if err := a.persist(commit, put, c.deleted); err != nil {
+	if err := c.persist(commit, put); err != nil {
 		return err
 	}
 	a.publish(info, c)
@@ -159,12 +159,17 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 
 // persist makes the change durable. A commit that was durable before, as after
 // a restart, is served even when its failing manifests cannot be noted anew.
-func (a *Agent) persist(commit source.Hash, put, deleted []*unseal.Record) error {
+func (c *change) persist(commit source.Hash, put []*unseal.Record) error {
+	a := c.a
 	again := a.applied.IsZero() && a.restoring == commit
-	if again && len(put) == 0 && len(deleted) == 0 {
+	if again && len(put) == 0 && len(c.deleted) == 0 {
 		return nil
 	}
-	err := a.Store.Commit(store.Update{Source: a.Source, Commit: commit.String(), Put: a.storable(put), Delete: a.storable(deleted), Judged: a.judged}, a.ring)
+	update := store.Update{Source: a.Source, Commit: commit.String(), Put: a.storable(put), Delete: a.storable(c.deleted), Judged: a.judged}
+	err := a.Store.Commit(update, a.ring)
+	if errors.Is(err, store.ErrDamaged) && a.Renew != nil {
+		err = c.renew(update, err)
+	}
 	if err == nil {
 		err = a.Mirror.SetApplied(commit)
 	}
@@ -173,6 +178,21 @@ func (a *Agent) persist(commit source.Hash, put, deleted []*unseal.Record) error
 		return nil
 	}
 	return err
+}
+
+// renew writes everything that is served into a new store: pages that no start
+// reads can be damaged too, and are met when they are written.
+func (c *change) renew(update store.Update, why error) error {
+	fresh, err := c.a.Renew(why)
+	if err != nil {
+		return err
+	}
+	c.a.Store = fresh
+	update.Put, update.Delete = nil, nil
+	for _, records := range c.next.records {
+		update.Put = append(update.Put, c.a.storable(slices.Collect(maps.Values(records)))...)
+	}
+	return fresh.Commit(update, c.a.ring)
 }
 
 // judged names what a scope's manifests were judged by beside their content: the

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -50,8 +51,7 @@ func (s *Service) open(ctx context.Context) (err error) {
 		s.Log.Warn("the keyring is empty: no secret can be unsealed until it holds a workspace's identity", "keyring", ring.Dir())
 	}
 	// The store first: it holds the lock of the state folder.
-	storePath := filepath.Join(s.Settings.State, "store.db")
-	if s.store, err = s.openStore(storePath); err != nil {
+	if s.store, err = s.openStore(s.storePath()); err != nil {
 		return err
 	}
 	if s.mirror, err = source.Open(filepath.Join(s.Settings.State, "mirror"), s.Settings.SourceConfig()); err != nil {
@@ -61,11 +61,11 @@ func (s *Service) open(ctx context.Context) (err error) {
 	s.newAgent(ring)
 	err = s.agent.Restore(ctx)
 	if errors.Is(err, store.ErrDamaged) || errors.Is(err, store.ErrFormat) {
-		if err = s.replaceStore(storePath, err); err != nil {
+		if err = s.replaceStore(s.storePath(), err); err != nil {
 			return err
 		}
 		s.newAgent(ring)
-		return nil
+		return s.agent.Restore(ctx)
 	}
 	return err
 }
@@ -73,10 +73,17 @@ func (s *Service) open(ctx context.Context) (err error) {
 func (s *Service) newAgent(ring *keyring.Keyring) {
 	s.agent = New(Config{
 		Mirror: s.mirror, Root: s.Settings.Source.Path, Source: s.Settings.SourceID(), Branch: s.Settings.Source.Branch,
-		Keyring: ring, Store: s.store, Live: s.live, Log: s.Log, Now: s.Now,
+		Keyring: ring, Store: s.store, Renew: s.renewStore, Live: s.live, Log: s.Log, Now: s.Now,
 		Interval: time.Duration(s.Settings.Source.Interval), MaxStale: time.Duration(s.Settings.MaxStale),
 		AllowUnbound: s.Settings.Binding == "optional", RemovalGuard: s.Settings.Source.removalGuard(), FollowRewind: s.Settings.Source.Rewind == "follow",
 	})
+}
+
+func (s *Service) storePath() string { return filepath.Join(s.Settings.State, "store.db") }
+
+func (s *Service) renewStore(why error) (*store.Store, error) {
+	err := s.replaceStore(s.storePath(), why)
+	return s.store, err
 }
 
 // openStore opens the store; one that is damaged is moved aside and made anew:
@@ -92,19 +99,26 @@ func (s *Service) openStore(path string) (*store.Store, error) {
 	return opened, err
 }
 
-func (s *Service) replaceStore(path string, why error) (err error) {
-	if err := s.store.Close(); err != nil {
-		s.Log.Warn("the damaged store did not close cleanly", "error", err)
-	}
+// replaceStore puts an empty store in the place of the open one, which is damaged.
+func (s *Service) replaceStore(path string, why error) error {
 	if err := s.moveAside(path, why); err != nil {
 		return err
 	}
-	s.store, err = store.Open(path)
-	return err
+	fresh, err := store.Open(path)
+	if err != nil {
+		return err
+	}
+	// Not waited for: what panicked inside bbolt may hold its lock for ever.
+	go func(damaged *store.Store) { _ = damaged.Close() }(s.store)
+	s.store = fresh
+	return nil
 }
 
 func (s *Service) moveAside(path string, why error) error {
 	to, err := store.MoveAside(path, s.Now())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // moved before, and no new one could be made then
+	}
 	if err != nil {
 		return fmt.Errorf("%w; and it cannot be moved aside: %w", why, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -98,10 +99,24 @@ func Open(path string) (s *Store, err error) {
 		return nil, fmt.Errorf("%s: %w", path, ErrInUse)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return nil, fmt.Errorf("%s: %w", path, ErrDamaged)
+	case err != nil && cutShort(path, err):
+		return nil, fmt.Errorf("%s: %w", path, ErrDamaged)
 	case err != nil:
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	return &Store{db: db, path: path, keys: map[manifest.Workspace][]byte{}}, nil
+}
+
+// cutShort reports a file that ends within its first two pages, as one does whose
+// making was cut off; bbolt has no sentinel for it. A file that cannot be opened or
+// written is none.
+func cutShort(path string, why error) bool {
+	var system *fs.PathError
+	if errors.As(why, &system) {
+		return false
+	}
+	info, err := os.Stat(path)
+	return err == nil && info.Size() < int64(2*os.Getpagesize())
 }
 
 // damaged makes ErrDamaged of what bbolt does when it follows a damaged page: a

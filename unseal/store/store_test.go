@@ -216,3 +216,25 @@ func TestForgedScopeKey(t *testing.T) {
 		t.Errorf("%+v, %v", st, err)
 	}
 }
+
+// A file that ends within its first pages is damaged, and an empty one is new.
+func TestCutShort(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	mustOpen(t, path).Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{1, 100, 4095, 4096, 4097, 8191} {
+		if err := os.WriteFile(path, whole[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := store.Open(path); !errors.Is(err, store.ErrDamaged) {
+			t.Errorf("%d bytes: %v, %v", size, s, err)
+		}
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, path).Close()
+}

@@ -1,0 +1,42 @@
+package faults
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+)
+
+// The table of docs/reliability.md names every test that injects a fault, and no
+// other.
+func TestTableNamesEveryTest(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reliability.md")
+	must(t, err)
+	files, err := filepath.Glob("*_test.go")
+	must(t, err)
+	tests := map[string]bool{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(t `).FindAllSubmatch(text, -1) {
+			tests[string(m[1])] = true
+		}
+	}
+	ours := []string{"TestSoak", "TestLeaksAreFound", "TestOracleNotesWhatIsWrong", "TestTableNamesEveryTest"}
+	named := map[string]bool{}
+	for _, m := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(page, -1) {
+		named[string(m[1])] = true
+		if !tests[string(m[1])] {
+			t.Errorf("the table names %s, which does not exist", m[1])
+		}
+	}
+	for name := range tests {
+		if !named[name] && !slices.Contains(ours, name) {
+			t.Errorf("the table does not name %s", name)
+		}
+	}
+	if len(named) < 20 {
+		t.Errorf("only %d tests are named", len(named))
+	}
+}
