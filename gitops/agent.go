@@ -43,6 +43,7 @@ type Config struct {
 	Root string
 	// Source names URL, branch and root; a store of another source is not used.
 	Source  string
+	URL     string // for people, without a credential
 	Branch  string
 	Keyring *keyring.Keyring
 	Store   *store.Store
@@ -61,6 +62,9 @@ type Config struct {
 	FollowRewind bool
 	// RemovalGuard is nil where removals never wait.
 	RemovalGuard *RemovalGuard
+	// Elsewhere says of a workspace that this source may not hold why; "" of one
+	// that it may. Nil: it may hold all.
+	Elsewhere func(manifest.Workspace) string
 }
 
 // Agent follows one branch. Its methods are for one goroutine, except Trigger,
@@ -81,6 +85,8 @@ type Agent struct {
 	unanswered bool
 	// holding: some removal waits for the operator's word.
 	holding bool
+	// contested workspaces, as last reported.
+	contested map[manifest.Workspace][]string
 
 	// restoring is the commit that the store holds, while Restore applies it.
 	restoring source.Hash
@@ -88,7 +94,7 @@ type Agent struct {
 
 // New makes an agent that has applied nothing yet.
 func New(cfg Config) *Agent {
-	return &Agent{Config: cfg, sync: unseal.Sync{Source: cfg.Name, Branch: cfg.Branch}, trigger: make(chan struct{}, 1), tree: newTree(), rings: map[manifest.Workspace]ringState{}, pending: map[manifest.Workspace]bool{}}
+	return &Agent{Config: cfg, sync: unseal.Sync{Source: cfg.Name, URL: cfg.URL, Branch: cfg.Branch}, trigger: make(chan struct{}, 1), tree: newTree(), rings: map[manifest.Workspace]ringState{}, pending: map[manifest.Workspace]bool{}}
 }
 
 // Trigger asks Run to look at once. It never blocks.

@@ -293,8 +293,14 @@ func (c *change) file(path string, entry *source.Entry) {
 		return
 	}
 	place, ours, err := manifest.Locate(path)
+	elsewhere := ""
+	if ours && c.a.Elsewhere != nil && !place.Scope.IsZero() && !(place.Policy && place.Scope.IsInstance()) {
+		elsewhere = c.a.Elsewhere(place.Scope)
+	}
 	switch {
 	case !ours:
+	case elsewhere != "":
+		c.misplaced(path, place, entry, elsewhere)
 	case place.Policy:
 		c.policyFile(path, place, entry)
 	case err != nil:
@@ -771,4 +777,5 @@ func (a *Agent) publish(info source.Commit, c *change) {
 		Problems: slices.SortedFunc(maps.Values(c.next.problems), func(a, b unseal.Problem) int { return strings.Compare(a.Path, b.Path) }),
 	}
 	a.Live.Publish(s.WithScopes(scopes))
+	a.noteContested()
 }

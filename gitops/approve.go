@@ -94,16 +94,29 @@ func (a *Agent) Contains(ctx context.Context, commit, ancestor string) (bool, er
 	return a.Mirror.IsAncestor(ctx, plumbing.NewHash(ancestor), plumbing.NewHash(commit))
 }
 
-// Look asks for a look at the remote, at once.
-func (s *Service) Look() { s.agent.Trigger() }
+// Look asks for a look at every remote, at once.
+func (s *Service) Look() {
+	for _, f := range s.sources {
+		f.agent.Trigger()
+	}
+}
 
-// Approve gives the operator's word for what waits at a commit.
-func (s *Service) Approve(commit string) error { return s.agent.Approve(commit) }
+// Approve gives the operator's word for what waits at a commit of any source.
+func (s *Service) Approve(commit string) (err error) {
+	for _, f := range s.sources {
+		if err = f.agent.Approve(commit); err == nil {
+			return nil
+		}
+	}
+	return err
+}
 
 // Contains answers for the source of that name.
 func (s *Service) Contains(ctx context.Context, source, commit, ancestor string) (bool, error) {
-	if source != s.agent.Name {
-		return false, unseal.ErrUnknownCommit
+	for _, f := range s.sources {
+		if f.Name == source {
+			return f.agent.Contains(ctx, commit, ancestor)
+		}
 	}
-	return s.agent.Contains(ctx, commit, ancestor)
+	return false, unseal.ErrUnknownCommit
 }

@@ -3,7 +3,6 @@ package gitops
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +10,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/sealward/sealward/gitops/source"
 	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal/serve"
 )
@@ -120,15 +118,17 @@ func ParseSettings(data []byte, dir string) (Settings, error) {
 	if err := workspace.DecodeStrict(data, &s); err != nil {
 		return Settings{}, err
 	}
-	for _, p := range []*string{
-		&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile,
-		&s.Source.Auth.UsernameFile, &s.Source.Auth.PasswordFile, &s.Source.Auth.TokenFile, &s.Source.Auth.SSHKeyFile, &s.Source.Auth.KnownHostsFile, &s.Source.Auth.CAFile,
-	} {
+	files := []*string{&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile}
+	for _, src := range s.all() {
+		a := &src.Auth
+		files = append(files, &a.UsernameFile, &a.PasswordFile, &a.TokenFile, &a.SSHKeyFile, &a.KnownHostsFile, &a.CAFile)
+		src.URL = absoluteURL(src.URL, dir)
+	}
+	for _, p := range files {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
-	s.Source.URL = absoluteURL(s.Source.URL, dir)
 	return s, nil
 }
 
@@ -154,7 +154,6 @@ func (s *Settings) Check(once bool) error {
 			errs = append(errs, fmt.Errorf("%s is missing; %s", field, hint))
 		}
 	}
-	need(s.Source.URL, "source.url", "the repository to follow, as git clone takes it")
 	need(s.Keyring, "keyring", "the folder with the workspaces' identity files")
 	need(s.State, "state", "the folder for the mirror and the store")
 	if !once {
@@ -168,11 +167,6 @@ func (s *Settings) Check(once bool) error {
 		field string
 		asked bool
 	}{
-		{"sources", len(s.Sources) > 0},
-		{"source.name", s.Source.Name != ""},
-		{"source.workspaces", len(s.Source.Workspaces) > 0},
-		{"source.proxy", s.Source.Proxy != "" || s.Source.Auth.ProxyCredentialFile != ""},
-		{"source.verify", s.Source.Verify.Mode != "" && s.Source.Verify.Mode != "none" || s.Source.Verify.AllowedSignersFile != "" || s.Source.Verify.OpenPGPKeysFile != ""},
 		{"serve.operators", len(s.Serve.Operators) > 0},
 		{"serve.monitors", len(s.Serve.Monitors) > 0},
 		{"serve.tls.clientCAFile", s.Serve.TLS.ClientCAFile != ""},
@@ -182,42 +176,17 @@ func (s *Settings) Check(once bool) error {
 			errs = append(errs, fmt.Errorf("%s is not supported by this version; leave it out", f.field))
 		}
 	}
-	if r := s.Source.Rewind; r != "" && r != "refuse" && r != "follow" {
-		errs = append(errs, fmt.Errorf("source.rewind is %.40q; refuse or follow", r))
-	}
-	if g := s.Source.removalGuard(); !(g.Percent >= 0 && g.Percent <= 100) || g.Count < 0 {
-		errs = append(errs, errors.New("source.removalGuard: percent is from 0 to 100, and count not less than 0"))
-	}
 	if s.Binding != "" && s.Binding != "required" && s.Binding != "optional" {
 		errs = append(errs, fmt.Errorf("binding is %.40q; required or optional", s.Binding))
 	}
-	s.Source.URL = absoluteURL(s.Source.URL, ".") // of a flag
 	if l := s.Serve.Limits; l.PerIdentity < 0 || l.PerAddress < 0 || l.Denials < 0 {
 		errs = append(errs, errors.New("serve.limits are requests a second, not less than 0 (the default)"))
 	}
-	setDefault(&s.Source.Branch, "main")
-	setDefault(&s.Source.Path, ".")
 	setDefault(&s.Serve.Listen, "127.0.0.1:8420")
 	setDefault(&s.Audit.File, filepath.Join(s.State, "audit.jsonl"))
-	setDefault(&s.Source.Interval, Duration(30*time.Second))
-	setDefault(&s.Source.Timeout, Duration(60*time.Second))
 	setDefault(&s.MaxStale, Duration(24*time.Hour))
-	s.Source.Path = strings.Trim(filepath.ToSlash(filepath.Clean(s.Source.Path)), "/")
-	if !filepath.IsLocal(s.Source.Path) {
-		errs = append(errs, errors.New("source.path leads out of the repository"))
-	}
+	errs = append(errs, s.checkSources()...)
 	return errors.Join(errs...)
-}
-
-func (s *SourceSettings) removalGuard() *RemovalGuard {
-	g := &RemovalGuard{Percent: 25, Count: 20}
-	if p := s.RemovalGuard.Percent; p != nil {
-		g.Percent = *p
-	}
-	if n := s.RemovalGuard.Count; n != nil {
-		g.Count = *n
-	}
-	return g
 }
 
 func setDefault[T comparable](p *T, v T) {
@@ -225,25 +194,6 @@ func setDefault[T comparable](p *T, v T) {
 	if *p == zero {
 		*p = v
 	}
-}
-
-// SourceConfig is the settings as package source takes them.
-func (s *Settings) SourceConfig() source.Config {
-	a := s.Source.Auth
-	return source.Config{URL: s.Source.URL, Branch: s.Source.Branch, Timeout: time.Duration(s.Source.Timeout), Auth: source.Auth{
-		UsernameFile: a.UsernameFile, PasswordFile: a.PasswordFile, TokenFile: a.TokenFile,
-		SSHKeyFile: a.SSHKeyFile, KnownHostsFile: a.KnownHostsFile, CAFile: a.CAFile,
-	}}
-}
-
-// SourceID names what is followed, without a password that a URL may hold.
-func (s *Settings) SourceID() string {
-	shown := s.Source.URL
-	if u, err := url.Parse(shown); err == nil && u.User != nil {
-		u.User = nil
-		shown = u.String()
-	}
-	return shown + "#" + s.Source.Branch + ":" + s.Source.Path
 }
 
 // Limits as package serve takes them.

@@ -54,6 +54,10 @@ func (c *change) holdBack(commit source.Hash) {
 	gone := map[secretID]bool{}
 	for _, r := range c.deleted {
 		s := secretID{r.Place.Scope, r.Place.Name}
+		// What the operator gave to another source is not removed by a commit.
+		if c.a.Elsewhere != nil && c.a.Elsewhere(s.ws) != "" {
+			continue
+		}
 		if r.Good != nil && r.Held == nil && !c.hasFile(s) {
 			gone[s] = true
 		}

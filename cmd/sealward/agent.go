@@ -48,11 +48,17 @@ last applied commit is served also when the remote is away.`,
 			if !once {
 				return svc.Run(c.Context())
 			}
-			snapshot, err := svc.Once(c.Context())
+			snapshots, err := svc.Once(c.Context())
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.Out, "applied %s: %d secrets, %d failing, %d problems\n", snapshot.Commit, snapshot.Count(), len(snapshot.Failing()), len(snapshot.Problems))
+			for _, snapshot := range snapshots {
+				of := ""
+				if snapshot.Source != "" {
+					of = snapshot.Source + ": "
+				}
+				fmt.Fprintf(a.Out, "%sapplied %s: %d secrets, %d failing, %d problems\n", of, snapshot.Commit, snapshot.Count(), len(snapshot.Failing()), len(snapshot.Problems))
+			}
 			return nil
 		},
 	}
