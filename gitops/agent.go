@@ -85,6 +85,7 @@ type Agent struct {
 	unanswered bool
 	// holding: some removal waits for the operator's word.
 	holding bool
+	recent  recent
 	// contested workspaces, as last reported.
 	contested map[manifest.Workspace][]string
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -87,6 +88,12 @@ type change struct {
 	deleted []*unseal.Record
 	// touched secrets had a file changed or removed.
 	touched map[secretID]bool
+	// rings are scopes whose keys changed: nothing opened with the old ones counts.
+	rings map[manifest.Workspace]bool
+	// moved are the contents that this commit removes; reused counts what was not
+	// unsealed again.
+	moved  map[blobID]*unseal.Content
+	reused atomic.Int64
 	// opened secrets have a file in the new commit that is to be unsealed.
 	opened map[secretID]bool
 	// noted records changed only in whether their removal waits; held counts the
@@ -113,7 +120,11 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 		editedRecords: map[manifest.Workspace]bool{}, editedPolicies: map[manifest.Workspace]bool{},
 		byName: map[manifest.Workspace]map[manifest.Name][]*unseal.Record{},
 		open:   map[string]*unseal.Record{}, verify: map[string]*unseal.Record{}, touched: map[secretID]bool{},
-		opened: map[secretID]bool{}, noted: map[string]*unseal.Record{}, released: a.approval.released(),
+		rings: map[manifest.Workspace]bool{}, opened: map[secretID]bool{}, noted: map[string]*unseal.Record{}, released: a.approval.released(),
+	}
+	for _, ws := range rings {
+		c.rings[ws] = true
+		a.recent.forget(ws)
 	}
 	info, err := a.Mirror.Commit(commit)
 	if err != nil {
@@ -123,6 +134,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 		return err
 	}
 	c.guard(commit)
+	c.noteMoved()
 	c.siblings()
 	c.judge()
 	c.reopen(rings)
@@ -139,6 +151,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 		return err
 	}
 	a.publish(info, c)
+	c.remember(put)
 	a.tree, a.applied = c.next, commit
 	if c.held > 0 || len(c.released) > 0 || a.holding {
 		held := heldBy(a.tree.records)
@@ -147,7 +160,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	}
 	snapshot := a.Live.Current(a.Name)
 	a.unanswered = slices.ContainsFunc(snapshot.Failing(), unanswered)
-	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", len(c.open), "removed", len(c.deleted), "held", c.held,
+	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", int64(len(c.open))-c.reused.Load(), "reused", c.reused.Load(), "removed", len(c.deleted), "held", c.held,
 		"failing", len(snapshot.Failing()), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
 	for _, r := range put {
 		if r.Failure != nil {
@@ -659,16 +672,24 @@ func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, rin
 	if ringErr != nil {
 		return fail(unseal.FailNoKey, fmt.Errorf("%s: %w", r.Path, ringErr))
 	}
-	o, err := unseal.Open(m, ring, unseal.Options{AllowUnbound: c.next.unbound})
-	if err != nil {
+	known := c.recalled(blobID{r.Place.Scope, blob})
+	var opened *unseal.Opened
+	if known != nil {
+		c.reused.Add(1)
+	} else if opened, err = unseal.Open(m, ring, unseal.Options{AllowUnbound: c.next.unbound}); err != nil {
 		return fail(unseal.Classify(err), err)
 	}
 	content = &unseal.Content{
 		Provenance: unseal.Provenance{Path: r.Path, Blob: blob},
 		ID:         m.ID(), Kind: m.Kind, Version: m.Version, Type: m.Secret.Type, ACL: m.Secret.ACL,
-		Layer: m.Layer, Tags: m.Tags, Desc: m.Description, Owner: m.Owner, Bound: o.Bound,
+		Layer: m.Layer, Tags: m.Tags, Desc: m.Description, Owner: m.Owner,
 	}
-	for _, v := range o.Values {
+	if known != nil {
+		content.Bound, content.Values = known.Bound, known.Values
+		return content, nil
+	}
+	content.Bound = opened.Bound
+	for _, v := range opened.Values {
 		content.Values = append(content.Values, unseal.Value{Key: v.Key.String(), Binary: v.Binary, Data: v.Data})
 	}
 	return content, nil
