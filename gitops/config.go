@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
 	"github.com/sealward/sealward/unseal/serve"
 )
@@ -29,8 +30,8 @@ type Settings struct {
 	Audit    struct {
 		File string `yaml:"file"` // default audit.jsonl in the state folder
 	} `yaml:"audit"`
-	// Webhook, and several fields below, are part of the format; this version
-	// refuses them when they ask for something, and does not ignore them.
+	// Webhook is how a Git host tells of a push. (Fields that are part of the format
+	// and not built, such as clientCAFile, are refused, not ignored.)
 	Webhook struct {
 		SecretFile string `yaml:"secretFile"`
 	} `yaml:"webhook"`
@@ -118,7 +119,7 @@ func ParseSettings(data []byte, dir string) (Settings, error) {
 	if err := workspace.DecodeStrict(data, &s); err != nil {
 		return Settings{}, err
 	}
-	files := []*string{&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile}
+	files := []*string{&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile, &s.Webhook.SecretFile}
 	for _, src := range s.all() {
 		a := &src.Auth
 		files = append(files, &a.UsernameFile, &a.PasswordFile, &a.TokenFile, &a.SSHKeyFile, &a.KnownHostsFile, &a.CAFile)
@@ -167,13 +168,20 @@ func (s *Settings) Check(once bool) error {
 		field string
 		asked bool
 	}{
-		{"serve.operators", len(s.Serve.Operators) > 0},
-		{"serve.monitors", len(s.Serve.Monitors) > 0},
 		{"serve.tls.clientCAFile", s.Serve.TLS.ClientCAFile != ""},
-		{"webhook.secretFile", s.Webhook.SecretFile != ""},
 	} {
 		if f.asked {
 			errs = append(errs, fmt.Errorf("%s is not supported by this version; leave it out", f.field))
+		}
+	}
+	for field, list := range map[string][]string{"serve.operators": s.Serve.Operators, "serve.monitors": s.Serve.Monitors} {
+		if _, err := subjects(list); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+		}
+	}
+	if s.Webhook.SecretFile != "" && !once {
+		if err := serve.CheckHookSecret(s.Webhook.SecretFile); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	if s.Binding != "" && s.Binding != "required" && s.Binding != "optional" {
@@ -194,6 +202,17 @@ func setDefault[T comparable](p *T, v T) {
 	if *p == zero {
 		*p = v
 	}
+}
+
+func subjects(list []string) (out []manifest.Subject, err error) {
+	for _, text := range list {
+		s, err := manifest.ParseSubject(text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
 }
 
 // Limits as package serve takes them.

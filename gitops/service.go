@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -23,6 +24,8 @@ type Service struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 	Version  string
+	// Looks has every remote looked at whenever something arrives: SIGHUP, say.
+	Looks <-chan os.Signal
 
 	live    *unseal.Live
 	sources []*followed
@@ -127,13 +130,34 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	if _, err := log.Append(ctx, audit.Record{Event: audit.Start}); err != nil {
 		return err
 	}
-	handler := serve.New(serve.Config{Live: s.live, Audit: log, Tokens: tokens, Now: s.Now, Log: s.Log, Limits: s.Settings.Limits(), Version: s.Version})
+	operators, err := subjects(s.Settings.Serve.Operators)
+	if err != nil {
+		return err
+	}
+	monitors, err := subjects(s.Settings.Serve.Monitors)
+	if err != nil {
+		return err
+	}
+	handler := serve.New(serve.Config{
+		Live: s.live, Audit: log, Tokens: tokens, Now: s.Now, Log: s.Log, Limits: s.Settings.Limits(), Version: s.Version,
+		Follower: s, Operators: operators, Monitors: monitors, HookSecretFile: s.Settings.Webhook.SecretFile, Stopping: ctx.Done(),
+	})
 	s.Log.Info("serving", "address", address(listener, tlsConfig != nil), "audit", s.Settings.Audit.File)
 	var following sync.WaitGroup
 	follow, stop := context.WithCancel(ctx)
 	for _, f := range s.sources {
 		following.Go(func() { f.agent.Run(follow) })
 	}
+	following.Go(func() {
+		for {
+			select {
+			case <-follow.Done():
+				return
+			case <-s.Looks:
+				s.Look()
+			}
+		}
+	})
 	err = serve.Serve(ctx, listener, tlsConfig, handler)
 	stop()
 	following.Wait()

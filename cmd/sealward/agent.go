@@ -5,7 +5,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,6 +48,10 @@ last applied commit is served also when the remote is away.`,
 			}
 			svc := &gitops.Service{Settings: s, Log: log, Now: a.Now, Version: buildVersion()}
 			if !once {
+				looks := make(chan os.Signal, 1)
+				signal.Notify(looks, syscall.SIGHUP)
+				defer signal.Stop(looks)
+				svc.Looks = looks
 				return svc.Run(c.Context())
 			}
 			snapshots, err := svc.Once(c.Context())
@@ -62,6 +68,7 @@ last applied commit is served also when the remote is away.`,
 			return nil
 		},
 	}
+	c.AddCommand(a.agentSyncCmd(), a.agentApproveCmd())
 	f := c.Flags()
 	f.StringVarP(&config, "config", "c", "", "settings file (agent.yaml)")
 	f.BoolVar(&once, "once", false, "sync once and exit")

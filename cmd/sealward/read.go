@@ -2,8 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,8 +10,9 @@ import (
 )
 
 func (a *app) readCmd() *cobra.Command {
-	var cfg client.Config
-	var tokenFile, format string
+	var connect func() (*client.Client, error)
+	var format, notBefore string
+	var wait time.Duration
 	c := &cobra.Command{
 		Use:   "read WORKSPACE/NAME[/KEY]",
 		Short: "Read a secret, or one value, from an agent",
@@ -26,28 +26,11 @@ alike (exit code 4).`,
 			if err != nil {
 				return err
 			}
-			if cfg.Server == "" {
-				cfg.Server = a.Getenv("SEALWARD_SERVER")
-			}
-			if tokenFile == "" {
-				tokenFile = a.Getenv("SEALWARD_TOKEN_FILE")
-			}
-			if cfg.Server == "" || tokenFile == "" {
-				return usagef("--server and --token-file are needed (or SEALWARD_SERVER and SEALWARD_TOKEN_FILE)")
-			}
-			token, err := os.ReadFile(tokenFile)
+			cl, err := connect()
 			if err != nil {
-				// Without the path: it may be the token itself, given in the wrong place.
-				return usagef("--token-file cannot be read (%w); it wants the file that holds the token", withoutPath(err))
+				return err
 			}
-			cfg.Token = strings.TrimSpace(string(token))
-			if strings.ContainsAny(cfg.Token, " \r\n\t") {
-				return usagef("--token-file holds more than one token")
-			}
-			cl, err := client.New(cfg)
-			if err != nil {
-				return usageError{err}
-			}
+			cl.NotBefore, cl.Wait = notBefore, wait
 			if key.String() != "" {
 				if format != "" {
 					return usagef("-o is for a whole secret; a value is printed as it is")
@@ -69,9 +52,9 @@ alike (exit code 4).`,
 			return printAs(a.Out, format, secret)
 		},
 	}
-	c.Flags().StringVar(&cfg.Server, "server", "", "address of the agent (default $SEALWARD_SERVER)")
-	c.Flags().StringVar(&tokenFile, "token-file", "", "file with the bearer token (default $SEALWARD_TOKEN_FILE)")
-	c.Flags().StringVar(&cfg.CAFile, "ca-file", "", "CA of the agent's certificate (PEM)")
+	connect = a.serverFlags(c)
+	c.Flags().StringVar(&notBefore, "not-before", "", "only from this commit (whole hash) or one that contains it")
+	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for that commit (at most 50s)")
 	outputFlag(c, &format, "yaml", "json")
 	return c
 }

@@ -17,7 +17,7 @@ import (
 // Event is what a record tells of; the set is closed.
 type Event string
 
-// Read, List, Start and Stop are appended by callers. Unauthenticated comes from
+// Read, List, Start, Stop, Sync and Approve are appended by callers. Unauthenticated comes from
 // [Log.Unauthenticated] and Torn from [Open]; Append refuses both.
 const (
 	Read            Event = "read"
@@ -26,6 +26,8 @@ const (
 	Torn            Event = "torn"
 	Start           Event = "start"
 	Stop            Event = "stop"
+	Sync            Event = "sync"    // an operator asked for a look at the remotes
+	Approve         Event = "approve" // an operator approved what waited at Commit
 )
 
 // Decision is the answer a read or list got.
@@ -113,13 +115,13 @@ const genesis = "000000000000000000000000000000000000000000000000000000000000000
 // a list cut short would be a read that nobody recorded.
 func prepare(r Record) ([]Record, error) {
 	switch r.Event {
-	case Read, List:
+	case Read, List, Sync, Approve:
 		if r.Decision != Allow && r.Decision != Deny {
 			return nil, fmt.Errorf("audit record: a %s needs the decision allow or deny; this is an error in the caller", r.Event)
 		}
 	case Start, Stop:
 	default:
-		return nil, errors.New("audit record: Append takes the events read, list, start and stop; this is an error in the caller")
+		return nil, errors.New("audit record: Append takes the events read, list, start, stop, sync and approve; this is an error in the caller")
 	}
 	for _, id := range []string{r.Commit, r.Blob} {
 		if !isObjectID(id) {
@@ -293,7 +295,7 @@ func decode(line []byte) (Record, error) {
 		return Record{}, errNotRecord
 	}
 	switch r.Event {
-	case Read, List, Unauthenticated, Torn, Start, Stop:
+	case Read, List, Unauthenticated, Torn, Start, Stop, Sync, Approve:
 	default:
 		return Record{}, errNotRecord
 	}

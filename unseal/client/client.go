@@ -5,6 +5,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -33,6 +34,11 @@ var (
 	ErrDenied = errors.New("denied")
 	// ErrNotFound: the caller may read it, but it is not there.
 	ErrNotFound = errors.New("not found")
+	// ErrBehind: the agent has not applied the commit that was asked for, or its
+	// branch was moved by force.
+	ErrBehind = errors.New("not at that commit")
+	// ErrNothingWaits: nothing waits for approval at that commit.
+	ErrNothingWaits = errors.New("nothing waits for approval at that commit")
 	// ErrUnauthenticated: the token is missing, unknown or expired.
 	ErrUnauthenticated = errors.New("not authenticated")
 )
@@ -44,8 +50,14 @@ type Config struct {
 	CAFile string // PEM; "" means the system's roots
 }
 
-// Client asks one agent. It is safe for concurrent use.
+// Client asks one agent. It is safe for concurrent use; its fields are set before.
 type Client struct {
+	// NotBefore is the oldest commit that an answer may be of ("" for any): the
+	// whole hash, of which the served one must be a descendant. The agent waits up
+	// to Wait for it (at most 50 s), and else ErrBehind comes.
+	NotBefore string
+	Wait      time.Duration
+
 	base  string
 	token string
 	http  *http.Client
@@ -127,11 +139,36 @@ func (c *Client) getJSON(ctx context.Context, path string, out any) error {
 }
 
 func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if c.NotBefore != "" && c.Wait > 0 {
+		path += "?wait=" + c.Wait.String()
+	}
+	return c.ask(ctx, http.MethodGet, path, nil)
+}
+
+// Sync has the agent look at its remotes. It wants an operator's token.
+func (c *Client) Sync(ctx context.Context) error {
+	_, err := c.ask(ctx, http.MethodPost, "/v1/sync", nil)
+	return err
+}
+
+// Approve gives the operator's word for what waits at a commit (whole hash).
+func (c *Client) Approve(ctx context.Context, commit string) error {
+	body, err := json.Marshal(serve.ApprovalJSON{Commit: commit})
+	if err == nil {
+		_, err = c.ask(ctx, http.MethodPost, "/v1/approvals", body)
+	}
+	return err
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, send []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(send))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.NotBefore != "" {
+		req.Header.Set("If-Commit-Not-Before", c.NotBefore)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var unknown x509.UnknownAuthorityError
@@ -148,7 +185,7 @@ func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 	if len(body) > maxAnswer {
 		return nil, fmt.Errorf("%s: the answer is larger than %d MiB", c.base, maxAnswer>>20)
 	}
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusAccepted {
 		return body, nil
 	}
 	var e serve.ErrorJSON
@@ -162,6 +199,10 @@ func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 		err = ErrDenied
 	case http.StatusNotFound:
 		err = ErrNotFound
+	case http.StatusConflict:
+		if err = ErrBehind; e.Error.Code == "nothing-waits" {
+			return nil, ErrNothingWaits
+		}
 	default:
 		err = errors.New(strings.ToLower(http.StatusText(resp.StatusCode)))
 	}

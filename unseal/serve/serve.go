@@ -55,6 +55,18 @@ type Config struct {
 	Limits Limits
 	// Version is shown in the status.
 	Version string
+	// Follower is nil where nothing is followed: there are no hooks then, and
+	// generations are not compared.
+	Follower Follower
+	// Operators may ask for a look, approve what waits, and see all of the status;
+	// Monitors may read the metrics and see all of the status.
+	Operators, Monitors []manifest.Subject
+	// HookSecretFile holds the secret of webhooks; "" means there are none.
+	HookSecretFile string
+	// Metrics is nil where there are none.
+	Metrics http.Handler
+	// Stopping ends what waits; it is closed when the server is to stop.
+	Stopping <-chan struct{}
 }
 
 // Limits of what callers may ask a second. Zero values mean the defaults.
@@ -69,6 +81,7 @@ type server struct {
 	identities *limiter
 	addresses  *limiter
 	denials    *limiter
+	waits      waits
 	started    time.Time
 }
 
@@ -88,6 +101,9 @@ func New(cfg Config) http.Handler {
 		mux.HandleFunc("GET "+base+"/{name}/keys/{key}", s.authenticated(s.readKey))
 	}
 	mux.HandleFunc("GET /v1/status", s.authenticated(s.status))
+	mux.HandleFunc("POST /v1/sync", s.operator(audit.Sync, s.sync))
+	mux.HandleFunc("POST /v1/approvals", s.operator(audit.Approve, s.approve))
+	mux.HandleFunc("POST /hooks/{provider}", s.hook)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, http.StatusNotFound, "no-such-address", "there is nothing at this address; the API is under /v1")
 	})
@@ -115,7 +131,9 @@ func (s *server) guard(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'")
-		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		if !strings.HasPrefix(r.URL.Path, "/hooks/") { // they have their own bound
+			r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		}
 		next.ServeHTTP(w, r)
 	})
 }
@@ -138,25 +156,9 @@ type request struct {
 func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		now := s.Now()
-		bearer, isBearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !isBearer {
-			bearer = ""
-		}
-		caller, err := s.Tokens.Authenticate(bearer, now)
+		caller, err := s.Tokens.Authenticate(bearer(r), now)
 		if err != nil {
-			var auth *AuthError
-			reason := audit.Other
-			if errors.As(err, &auth) {
-				reason = auth.Reason
-			}
-			if !s.addresses.allow(host(r)) {
-				s.Audit.Unauthenticated(audit.RateLimited)
-				tooMany(w)
-				return
-			}
-			s.Audit.Unauthenticated(reason)
-			w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
-			writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create)")
+			s.unauthenticated(w, r, err)
 			return
 		}
 		if !s.identities.allow(caller.User.String()) {
@@ -169,6 +171,31 @@ func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.Ha
 		req.snapshot = req.view.Of(req.workspace)
 		next(w, req)
 	}
+}
+
+// bearer is the token of a request, "" for none.
+func bearer(r *http.Request) string {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return ""
+	}
+	return token
+}
+
+func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err error) {
+	var auth *AuthError
+	reason := audit.Other
+	if errors.As(err, &auth) {
+		reason = auth.Reason
+	}
+	if !s.addresses.allow(host(r)) {
+		s.Audit.Unauthenticated(audit.RateLimited)
+		tooMany(w)
+		return
+	}
+	s.Audit.Unauthenticated(reason)
+	w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
+	writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create)")
 }
 
 func tooMany(w http.ResponseWriter) {
@@ -285,13 +312,16 @@ func (s *server) snapshotReady(w http.ResponseWriter, r *request, event audit.Ev
 }
 
 func (s *server) readKey(w http.ResponseWriter, r *request) {
-	if !s.snapshotReady(w, r, audit.Read) {
+	decide := func() access.Decision {
+		if !r.valid {
+			return access.Decision{Reason: access.NoGrant}
+		}
+		return r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now).Key(r.key)
+	}
+	if !s.settle(w, r, func() bool { return decide().Allowed }) || !s.snapshotReady(w, r, audit.Read) {
 		return
 	}
-	d := access.Decision{Reason: access.NoGrant}
-	if r.valid {
-		d = r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now).Key(r.key)
-	}
+	d := decide()
 	if !d.Allowed {
 		s.answer(w, r, r.record(audit.Read, d, http.StatusForbidden))
 		return
@@ -401,13 +431,16 @@ func metadata(snapshot *unseal.Snapshot, sec *unseal.Secret) Metadata {
 }
 
 func (s *server) readSecret(w http.ResponseWriter, r *request) {
-	if !s.snapshotReady(w, r, audit.Read) {
+	decide := func() (may access.Access) {
+		if r.valid {
+			may = r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now)
+		}
+		return may
+	}
+	if !s.settle(w, r, func() bool { return decide().Any().Allowed }) || !s.snapshotReady(w, r, audit.Read) {
 		return
 	}
-	var may access.Access
-	if r.valid {
-		may = r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now)
-	}
+	may := decide()
 	d := may.Any()
 	if !d.Allowed {
 		s.answer(w, r, r.record(audit.Read, d, http.StatusForbidden))
@@ -448,6 +481,7 @@ func (s *server) readSecret(w http.ResponseWriter, r *request) {
 		return
 	}
 	if s.answer(w, r, rec) {
+		w.Header().Set("Sealward-Generation", r.snapshot.Commit)
 		writeJSON(w, out)
 	}
 }
@@ -459,13 +493,16 @@ type ListJSON struct {
 }
 
 func (s *server) list(w http.ResponseWriter, r *request) {
-	if !s.snapshotReady(w, r, audit.List) {
+	decide := func() access.Decision {
+		if !r.valid {
+			return access.Decision{Reason: access.NoGrant}
+		}
+		return r.snapshot.Policy.MayList(r.caller.Identity, r.workspace, r.now)
+	}
+	if !s.settle(w, r, func() bool { return decide().Allowed }) || !s.snapshotReady(w, r, audit.List) {
 		return
 	}
-	d := access.Decision{Reason: access.NoGrant}
-	if r.valid {
-		d = r.snapshot.Policy.MayList(r.caller.Identity, r.workspace, r.now)
-	}
+	d := decide()
 	if !d.Allowed {
 		s.answer(w, r, r.record(audit.List, d, http.StatusForbidden))
 		return
@@ -480,6 +517,7 @@ func (s *server) list(w http.ResponseWriter, r *request) {
 		}
 	}
 	if s.answer(w, r, r.record(audit.List, d, http.StatusOK)) {
+		w.Header().Set("Sealward-Generation", r.snapshot.Commit)
 		writeJSON(w, out)
 	}
 }

@@ -70,6 +70,10 @@ type bench struct {
 	tokens string
 	bearer map[string]string
 	http   http.Handler
+
+	follower   follower
+	hookSecret string
+	stopping   chan struct{}
 }
 
 func mustParse[T any](t testing.TB, parse func(string) (T, error), s string) T {
@@ -84,14 +88,17 @@ func mustParse[T any](t testing.TB, parse func(string) (T, error), s string) T {
 func newBench(t *testing.T) *bench {
 	b := &bench{t: t, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), live: &unseal.Live{}, audit: &recorder{}, bearer: map[string]string{}}
 	b.tokens = filepath.Join(t.TempDir(), "tokens.yaml")
-	for _, who := range []string{"alice", "lister", "eve"} {
+	for _, who := range []string{"alice", "lister", "eve", "ops"} {
 		b.newToken(who, time.Hour)
 	}
 	tokens, err := serve.OpenTokens(b.tokens, slog.New(slog.NewTextHandler(&b.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.http = serve.New(serve.Config{Live: b.live, Audit: b.audit, Tokens: tokens, Now: func() time.Time { return b.now }, Log: slog.New(slog.NewTextHandler(&b.log, nil))})
+	b.hookSecret = filepath.Join(t.TempDir(), "hook")
+	b.stopping = make(chan struct{})
+	b.http = serve.New(serve.Config{Live: b.live, Audit: b.audit, Tokens: tokens, Now: func() time.Time { return b.now }, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
+		Follower: &b.follower, HookSecretFile: b.hookSecret, Stopping: b.stopping, Operators: []manifest.Subject{mustParse(t, manifest.ParseSubject, "users:id:ops")}})
 	return b
 }
 
