@@ -159,9 +159,10 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 		a.approval.hold(held, c.released)
 	}
 	snapshot := a.Live.Current(a.Name)
-	a.unanswered = slices.ContainsFunc(snapshot.Failing(), unanswered)
+	failing := snapshot.Failing()
+	a.unanswered = slices.ContainsFunc(failing, unanswered)
 	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", int64(len(c.open))-c.reused.Load(), "reused", c.reused.Load(), "removed", len(c.deleted), "held", c.held,
-		"failing", len(snapshot.Failing()), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
+		"failing", len(failing), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
 	for _, r := range put {
 		if r.Failure != nil {
 			a.Log.Warn("a manifest is refused", "path", r.Path, "class", string(r.Failure.Class), "stale", r.Good != nil, "reason", strings.ReplaceAll(r.Failure.Message, "\n", "; "))
@@ -352,6 +353,10 @@ func (c *change) secretFile(path string, place manifest.Place, entry *source.Ent
 
 // filesOf lists the files that a secret had before the change.
 func (c *change) filesOf(ws manifest.Workspace, name manifest.Name) []*unseal.Record {
+	if sc := c.a.Live.Current(c.a.Name).Scope(ws); sc != nil {
+		return sc.Files(name)
+	}
+	// Nothing of it is published: at a restart, or when its keys were away.
 	if c.byName[ws] == nil {
 		c.byName[ws] = map[manifest.Name][]*unseal.Record{}
 		for _, r := range c.a.tree.records[ws] {
@@ -789,7 +794,7 @@ func (a *Agent) publish(info source.Commit, c *change) {
 	scopes := a.Live.Current(a.Name).Scopes()
 	for ws := range c.next.records {
 		if c.editedRecords[ws] || scopes[ws] == nil {
-			scopes[ws] = unseal.NewScope(ws, c.next.records[ws])
+			scopes[ws] = scopes[ws].Next(ws, c.next.records[ws])
 		}
 	}
 	s := unseal.Snapshot{

@@ -8,6 +8,8 @@ import (
 	"regexp"
 
 	"github.com/getsops/sops/v3"
+
+	"github.com/sealward/sealward/seal/manifest"
 )
 
 // decryptTree is sops.Tree.Decrypt: it opens what the metadata says is sealed, in
@@ -16,7 +18,10 @@ import (
 // sealward makes them, this compiles it once. SOPS decides everything else.
 func decryptTree(tree sops.Tree, key []byte, cipher sops.Cipher) (mac string, err error) {
 	meta := tree.Metadata
-	sealed, err := regexp.Compile(meta.EncryptedRegex)
+	sealed, err := sealedPattern, error(nil)
+	if meta.EncryptedRegex != manifest.SealedPattern {
+		sealed, err = regexp.Compile(meta.EncryptedRegex)
+	}
 	if err != nil || meta.EncryptedRegex == "" || meta.UnencryptedRegex != "" || meta.EncryptedSuffix != "" || meta.UnencryptedSuffix != "" ||
 		meta.EncryptedCommentRegex != "" || meta.UnencryptedCommentRegex != "" || meta.MACOnlyEncrypted || len(tree.Branches) != 1 || hasComments(tree.Branches[0]) {
 		return tree.Decrypt(key, cipher)
@@ -27,6 +32,9 @@ func decryptTree(tree sops.Tree, key []byte, cipher sops.Cipher) (mac string, er
 	}
 	return fmt.Sprintf("%X", w.hash.Sum(nil)), nil
 }
+
+// sealedPattern is what nearly every file has.
+var sealedPattern = regexp.MustCompile(manifest.SealedPattern)
 
 type walk struct {
 	sealed *regexp.Regexp

@@ -3,6 +3,8 @@ package unseal
 import (
 	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 	"github.com/getsops/sops/v3/keyservice"
+	"golang.org/x/crypto/chacha20poly1305"
 	"google.golang.org/grpc"
 
 	"github.com/sealward/sealward/seal/workspace"
@@ -100,12 +103,60 @@ func decryptKey(armored []byte, identities ...age.Identity) ([]byte, error) {
 	if bytes.Count(header, []byte("\n-> ")) != 1 {
 		return nil, errNotOurs
 	}
+	return openAge(sealed, identities...)
+}
+
+// keySize is the most that openAge gives: one byte more than a share has, so that a
+// longer one is noticed and not read whole.
+const keySize = shareSize + 1
+
+// openAge gives the first keySize bytes of what an age file holds. age.Decrypt keeps two
+// buffers of 64 KiB for each file, half of what an agent's first sync would allocate. A
+// data key has 32 bytes, so here age opens the header, and the one chunk after it is
+// opened as age specifies it; whatever is longer is left to age.Decrypt.
+// FuzzOpenAge holds both ways equal.
+func openAge(sealed []byte, identities ...age.Identity) ([]byte, error) {
+	before, after, found := bytes.Cut(sealed, []byte("\n--- "))
+	mac, payload, ended := bytes.Cut(after, []byte("\n"))
+	if !found || !ended || len(payload) < ageNonceSize || len(payload)-ageNonceSize > ageChunkSize {
+		return plainAge(sealed, identities...)
+	}
+	fileKey, err := age.DecryptHeader(sealed[:len(before)+len("\n--- ")+len(mac)+1], identities...)
+	if err != nil {
+		return nil, err
+	}
+	nonce, chunk := payload[:ageNonceSize], payload[ageNonceSize:]
+	// https://c2sp.org/age: the payload's key, and a chunk's nonce: its number, and 1 in
+	// the last one.
+	key, err := hkdf.Key(sha256.New, fileKey, nonce, "payload", chacha20poly1305.KeySize)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := chacha20poly1305.New(key)
+	if err != nil {
+		return nil, err
+	}
+	var onlyChunk [chacha20poly1305.NonceSize]byte
+	onlyChunk[len(onlyChunk)-1] = 1
+	plain, err := aead.Open(nil, onlyChunk[:], chunk, nil)
+	if err != nil {
+		return nil, err
+	}
+	return plain[:min(len(plain), keySize)], nil
+}
+
+const (
+	ageNonceSize = 16
+	ageChunkSize = 4 << 10 // of ciphertext, well below the 64 KiB after which age starts another
+)
+
+// plainAge is openAge as age does it.
+func plainAge(sealed []byte, identities ...age.Identity) ([]byte, error) {
 	r, err := age.Decrypt(bytes.NewReader(sealed), identities...)
 	if err != nil {
 		return nil, err
 	}
-	// One byte more than a share has: a longer one is noticed, not read whole.
-	return io.ReadAll(io.LimitReader(r, shareSize+1))
+	return io.ReadAll(io.LimitReader(r, keySize))
 }
 
 // ask has a listed service open a data key.

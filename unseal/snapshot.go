@@ -39,11 +39,14 @@ type Problem struct {
 	Closes string
 }
 
-// Scope holds the secrets of one workspace, or of the instance.
+// Scope holds the secrets of one workspace, or of the instance. It never changes.
 type Scope struct {
 	records map[string]*Record // by path
 	secrets map[manifest.Name]*Secret
-	names   []manifest.Name
+	names   []manifest.Name // sorted
+	// Kept beside, so that nobody has to look at every secret for them.
+	failing []*Record // sorted by path
+	count   int       // of secrets with a content
 }
 
 // Secret is one secret as served: one file, or the parts of one folder.
@@ -56,15 +59,80 @@ type Secret struct {
 	Failing []*Record
 }
 
-// NewScope arranges the records of one scope.
+// NewScope arranges the records of one scope. The map must not change afterwards.
 func NewScope(scope manifest.Workspace, records map[string]*Record) *Scope {
-	s := &Scope{records: records, secrets: map[manifest.Name]*Secret{}}
-	for _, r := range records {
-		sec := s.secrets[r.Place.Name]
-		if sec == nil {
-			sec = &Secret{Scope: scope, Name: r.Place.Name}
-			s.secrets[r.Place.Name] = sec
+	return (*Scope)(nil).Next(scope, records)
+}
+
+// Next is NewScope, and takes from s, an earlier state of the same scope, every
+// secret whose records are still the same. It compares pointers, so no caller has
+// to know what changed. The nil Scope has no secret.
+func (s *Scope) Next(scope manifest.Workspace, records map[string]*Record) *Scope {
+	if s == nil {
+		s = &Scope{}
+	}
+	files := map[manifest.Name][]*Record{} // all that changed secrets have now
+	stayed := 0
+	for path, r := range records {
+		old := s.records[path]
+		if old != nil {
+			stayed++
 		}
+		if old != r {
+			files[r.Place.Name] = append(files[r.Place.Name], r)
+		}
+	}
+	if stayed < len(s.records) {
+		for path, r := range s.records {
+			if _, is := files[r.Place.Name]; !is && records[path] == nil {
+				files[r.Place.Name] = nil
+			}
+		}
+	}
+	next := &Scope{records: records, secrets: maps.Clone(s.secrets), names: s.names, count: s.count}
+	if next.secrets == nil {
+		next.secrets = make(map[manifest.Name]*Secret, len(files))
+	}
+	for _, r := range s.failing {
+		if _, changed := files[r.Place.Name]; !changed {
+			next.failing = append(next.failing, r)
+		}
+	}
+	var added, removed bool
+	for name, list := range files {
+		for _, r := range s.Files(name) {
+			if records[r.Path] == r {
+				list = append(list, r)
+			}
+		}
+		old := s.secrets[name]
+		if old != nil && len(old.Parts) > 0 {
+			next.count--
+		}
+		if len(list) == 0 {
+			delete(next.secrets, name)
+			removed = true
+			continue
+		}
+		sec := arrange(scope, name, list)
+		if len(sec.Parts) > 0 {
+			next.count++
+		}
+		next.failing = append(next.failing, sec.Failing...)
+		next.secrets[name] = sec
+		added = added || old == nil
+	}
+	slices.SortFunc(next.failing, byPath)
+	if added || removed {
+		next.names = slices.SortedFunc(maps.Keys(next.secrets), func(a, b manifest.Name) int { return strings.Compare(a.String(), b.String()) })
+	}
+	return next
+}
+
+// arrange makes one secret of its records.
+func arrange(scope manifest.Workspace, name manifest.Name, records []*Record) *Secret {
+	sec := &Secret{Scope: scope, Name: name}
+	for _, r := range records {
 		if r.Good != nil {
 			sec.Parts = append(sec.Parts, r)
 		}
@@ -72,14 +140,26 @@ func NewScope(scope manifest.Workspace, records map[string]*Record) *Scope {
 			sec.Failing = append(sec.Failing, r)
 		}
 	}
-	byPath := func(a, b *Record) int { return cmp.Compare(a.Path, b.Path) }
-	for name, sec := range s.secrets {
-		slices.SortFunc(sec.Parts, byPath)
-		slices.SortFunc(sec.Failing, byPath)
-		s.names = append(s.names, name)
+	slices.SortFunc(sec.Parts, byPath)
+	slices.SortFunc(sec.Failing, byPath)
+	return sec
+}
+
+func byPath(a, b *Record) int { return cmp.Compare(a.Path, b.Path) }
+
+// Files lists the records of one secret, with and without a content.
+func (s *Scope) Files(name manifest.Name) []*Record {
+	if s == nil || s.secrets[name] == nil {
+		return nil
 	}
-	slices.SortFunc(s.names, func(a, b manifest.Name) int { return strings.Compare(a.String(), b.String()) })
-	return s
+	sec := s.secrets[name]
+	out := slices.Clone(sec.Parts)
+	for _, r := range sec.Failing {
+		if r.Good == nil {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // Records by path. The map must not be changed.
@@ -95,6 +175,14 @@ func (s *Scope) Records() map[string]*Record {
 func (s Snapshot) WithScopes(scopes map[manifest.Workspace]*Scope) *Snapshot {
 	s.scopes = scopes
 	return &s
+}
+
+// Scope of one workspace; nil where there is none.
+func (s *Snapshot) Scope(ws manifest.Workspace) *Scope {
+	if s == nil {
+		return nil
+	}
+	return s.scopes[ws]
 }
 
 // Scopes by workspace; a copy that may be changed.
@@ -145,11 +233,9 @@ func (s *Snapshot) Secret(ws manifest.Workspace, name manifest.Name, now time.Ti
 func (s *Snapshot) Failing() []*Record {
 	var out []*Record
 	for _, sc := range s.scopes {
-		for _, sec := range sc.secrets {
-			out = append(out, sec.Failing...)
-		}
+		out = append(out, sc.failing...)
 	}
-	slices.SortFunc(out, func(a, b *Record) int { return cmp.Compare(a.Path, b.Path) })
+	slices.SortFunc(out, byPath)
 	return out
 }
 
@@ -172,11 +258,7 @@ func (s *Snapshot) Held() []*Record {
 func (s *Snapshot) Count() int {
 	n := 0
 	for _, sc := range s.scopes {
-		for _, sec := range sc.secrets {
-			if len(sec.Parts) > 0 {
-				n++
-			}
-		}
+		n += sc.count
 	}
 	return n
 }

@@ -9,6 +9,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
@@ -21,6 +22,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -37,7 +39,7 @@ import (
 )
 
 // format is the version of the layout in this file's comments.
-const format = 1
+const format = 2
 
 // Layout of the bbolt file:
 //
@@ -65,9 +67,9 @@ var (
 	ErrFormat = errors.New("the store has another format")
 )
 
-// rootRecord says which commit the records are of, and proves each scope's set
-// complete: Set is an HMAC under the scope's store key over every record, and
-// Root one over the commit and Set.
+// rootRecord says which commit the records are of, and proves each scope's set of
+// records complete: Root is an HMAC under the scope's store key over the commit and
+// the set's sum, which stands nowhere (see setSum).
 type rootRecord struct {
 	Format int
 	Source string // URL, branch and path that the records come from
@@ -76,17 +78,19 @@ type rootRecord struct {
 }
 
 type scopeProof struct {
-	Count     int
-	Set, Root []byte
-	Judged    string // what the caller judged the scope by
+	Count  int
+	Root   []byte
+	Judged string // what the caller judged the scope by
 }
 
 // Store is an open bbolt file. Its methods are for one goroutine.
 type Store struct {
 	db   *bolt.DB
 	path string
-	// keys of the scopes, opened with the rings once.
+	// keys of the scopes, opened with the rings once, and what their records sum up
+	// to; a sum is there only where the key is.
 	keys map[manifest.Workspace][]byte
+	sums map[manifest.Workspace]*setSum
 }
 
 // Open opens or makes the store. ErrInUse when another process has it, and
@@ -104,7 +108,7 @@ func Open(path string) (s *Store, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	return &Store{db: db, path: path, keys: map[manifest.Workspace][]byte{}}, nil
+	return &Store{db: db, path: path, keys: map[manifest.Workspace][]byte{}, sums: map[manifest.Workspace]*setSum{}}, nil
 }
 
 // cutShort reports a file that ends within its first two pages, as one does whose
@@ -207,8 +211,8 @@ func (s *Store) Load(rings Rings) (st State, err error) {
 				st.Judged = map[manifest.Workspace]string{}
 			}
 			st.Judged[ws] = proof.Judged
-			set, count := setProof(tx.Bucket(bucketRecords(ws)), key)
-			if count != proof.Count || !hmac.Equal(set, proof.Set) || !hmac.Equal(rootProof(key, root, proof), proof.Root) {
+			sum := sumOf(tx.Bucket(bucketRecords(ws)), key)
+			if sum.count != proof.Count || !hmac.Equal(rootProof(key, root, proof, sum), proof.Root) {
 				return ErrDamaged
 			}
 			if err := eachRecord(tx.Bucket(bucketRecords(ws)), func(path, stored []byte) error {
@@ -221,7 +225,7 @@ func (s *Store) Load(rings Rings) (st State, err error) {
 			}); err != nil {
 				return err
 			}
-			s.keys[ws] = key
+			s.keys[ws], s.sums[ws] = key, sum
 		}
 		return nil
 	})
@@ -243,64 +247,133 @@ type Update struct {
 }
 
 // Commit writes an update in one transaction: after a crash the state before or
-// after it is there, never a mixture. A scope that gets records needs a ring.
+// after it is there, never a mixture. (An empty store is filled in several; until the
+// last it counts as empty.) A scope that gets records needs a ring.
 func (s *Store) Commit(u Update, rings Rings) (err error) {
 	defer damaged(s.path, &err)()
-	err = s.db.Update(func(tx *bolt.Tx) error {
-		root := rootRecord{Scopes: map[string]scopeProof{}}
-		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
-		if err != nil {
-			return err
-		}
-		if old := meta.Get(keyRoot); old != nil {
-			if json.Unmarshal(old, &root) != nil {
-				return ErrDamaged
-			}
-		}
-		touched := map[manifest.Workspace]bool{}
-		if err := s.dropUnopened(tx, &root, rings); err != nil {
-			return err
-		}
-		for _, r := range u.Delete {
-			if b := tx.Bucket(bucketRecords(r.Place.Scope)); b != nil {
-				if err := b.Delete([]byte(r.Path)); err != nil {
-					return err
-				}
-			}
-			touched[r.Place.Scope] = true
-		}
-		// In key order: bbolt then fills its pages one after the other.
-		put := slices.SortedFunc(slices.Values(u.Put), func(a, b *unseal.Record) int {
-			return bytes.Compare([]byte(a.Place.Scope.String()+"\x00"+a.Path), []byte(b.Place.Scope.String()+"\x00"+b.Path))
-		})
-		for _, r := range put {
-			if err := s.put(tx, r, rings); err != nil {
-				return err
-			}
-			touched[r.Place.Scope] = true
-		}
-		root.Format, root.Source, root.Commit = format, u.Source, u.Commit
-		return s.prove(tx, meta, root, touched, u.Judged)
+	// In key order: bbolt then fills its pages one after the other.
+	put := slices.SortedFunc(slices.Values(u.Put), func(a, b *unseal.Record) int {
+		return cmp.Or(cmp.Compare(a.Place.Scope.String(), b.Place.Scope.String()), cmp.Compare(a.Path, b.Path))
 	})
+	touched := map[manifest.Workspace]bool{}
+	for _, r := range slices.Concat(put, u.Delete) {
+		touched[r.Place.Scope] = true
+	}
+	if put, err = s.fill(put, rings); err == nil {
+		err = s.db.Update(func(tx *bolt.Tx) error { return s.commit(tx, u, put, touched, rings) })
+	}
 	if err != nil {
-		// What the transaction put into keys may not be in the file.
-		clear(s.keys)
+		// What the transaction put there may not be in the file.
+		s.Forget()
 		return fmt.Errorf("store: commit %.12s is not applied: %w", u.Commit, err)
 	}
 	return nil
 }
 
+// fillSize bounds what one transaction of fill writes, in bytes: bbolt keeps some
+// three times as much in memory until it ends.
+const fillSize = 4 << 20
+
+// fill puts records into a store that holds no commit yet, up to the last
+// transaction's, and returns those. Without a root record nothing of that is read;
+// what an earlier attempt left is removed first.
+func (s *Store) fill(put []*unseal.Record, rings Rings) (rest []*unseal.Record, err error) {
+	var left [][]byte
+	rooted := false
+	if err := s.db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		rooted = meta != nil && meta.Get(keyRoot) != nil
+		return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
+			left = append(left, bytes.Clone(name))
+			return nil
+		})
+	}); err != nil || rooted {
+		return put, err
+	}
+	if len(left) > 0 {
+		s.Forget()
+		if err := s.db.Update(func(tx *bolt.Tx) error {
+			for _, name := range left {
+				if err := tx.DeleteBucket(name); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	for n := batch(put); n < len(put); n = batch(put) {
+		if err := s.db.Update(func(tx *bolt.Tx) error {
+			for _, r := range put[:n] {
+				if err := s.put(tx, r, rings); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+		put = put[n:]
+	}
+	return put, nil
+}
+
+// batch is how many of the records make one transaction of fill.
+func batch(records []*unseal.Record) int {
+	size := 0
+	for i, r := range records {
+		if size += 1 << 10; r.Good != nil {
+			for _, v := range r.Good.Values {
+				size += len(v.Data) * 4 / 3 // as JSON has bytes
+			}
+		}
+		if size > fillSize {
+			return i + 1
+		}
+	}
+	return len(records)
+}
+
+func (s *Store) commit(tx *bolt.Tx, u Update, put []*unseal.Record, touched map[manifest.Workspace]bool, rings Rings) error {
+	root := rootRecord{Scopes: map[string]scopeProof{}}
+	meta, err := tx.CreateBucketIfNotExists(bucketMeta)
+	if err != nil {
+		return err
+	}
+	if old := meta.Get(keyRoot); old != nil {
+		if json.Unmarshal(old, &root) != nil {
+			return ErrDamaged
+		}
+		if root.Format != format {
+			return ErrFormat
+		}
+	}
+	if err := s.dropUnopened(tx, &root, rings); err != nil {
+		return err
+	}
+	for _, r := range u.Delete {
+		if err := s.remove(tx, r); err != nil {
+			return err
+		}
+	}
+	for _, r := range put {
+		if err := s.put(tx, r, rings); err != nil {
+			return err
+		}
+	}
+	root.Format, root.Source, root.Commit = format, u.Source, u.Commit
+	return s.prove(tx, meta, root, touched, u.Judged)
+}
+
 // prove writes the root record with fresh proofs for what changed.
 func (s *Store) prove(tx *bolt.Tx, meta *bolt.Bucket, root rootRecord, touched map[manifest.Workspace]bool, judged func(manifest.Workspace) string) error {
 	for ws := range touched {
-		b := tx.Bucket(bucketRecords(ws))
-		key := s.keys[ws]
-		if b == nil || key == nil {
+		if s.keys[ws] == nil || tx.Bucket(bucketRecords(ws)) == nil {
 			delete(root.Scopes, ws.String())
 			continue
 		}
-		set, count := setProof(b, key)
-		root.Scopes[ws.String()] = scopeProof{Count: count, Set: set}
+		root.Scopes[ws.String()] = scopeProof{}
 	}
 	for name, proof := range root.Scopes {
 		ws, err := manifest.ParseScope(name)
@@ -312,7 +385,8 @@ func (s *Store) prove(tx *bolt.Tx, meta *bolt.Bucket, root rootRecord, touched m
 			if judged != nil {
 				proof.Judged = judged(ws)
 			}
-			proof.Root = rootProof(key, root, proof)
+			sum := s.sum(tx, ws)
+			proof.Count, proof.Root = sum.count, rootProof(key, root, proof, sum)
 			root.Scopes[name] = proof
 		}
 	}
@@ -349,10 +423,14 @@ func (s *Store) dropUnopened(tx *bolt.Tx, root *rootRecord, rings Rings) error {
 
 // Forget makes the store open its keys again with the rings of the next Commit:
 // the caller says so when rings changed.
-func (s *Store) Forget() { clear(s.keys) }
+func (s *Store) Forget() {
+	clear(s.keys)
+	clear(s.sums)
+}
 
 func (s *Store) reset(tx *bolt.Tx, ws manifest.Workspace) error {
 	delete(s.keys, ws)
+	delete(s.sums, ws)
 	if err := tx.DeleteBucket(bucketRecords(ws)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 		return err
 	}
@@ -375,7 +453,32 @@ func (s *Store) put(tx *bolt.Tx, r *unseal.Record, rings Rings) error {
 	if err != nil {
 		return err
 	}
-	return b.Put([]byte(r.Path), stored)
+	path, sum := []byte(r.Path), s.sum(tx, r.Place.Scope)
+	if old := b.Get(path); old != nil {
+		sum.remove(key, path, old)
+	}
+	sum.add(key, path, stored)
+	return b.Put(path, stored)
+}
+
+func (s *Store) remove(tx *bolt.Tx, r *unseal.Record) error {
+	b, path := tx.Bucket(bucketRecords(r.Place.Scope)), []byte(r.Path)
+	if b == nil {
+		return nil
+	}
+	if old := b.Get(path); old != nil {
+		// Its key is here: dropUnopened took the bucket of every other scope away.
+		s.sum(tx, r.Place.Scope).remove(s.keys[r.Place.Scope], path, old)
+	}
+	return b.Delete(path)
+}
+
+// sum is what the records of a scope whose key is open sum up to.
+func (s *Store) sum(tx *bolt.Tx, ws manifest.Workspace) *setSum {
+	if s.sums[ws] == nil {
+		s.sums[ws] = sumOf(tx.Bucket(bucketRecords(ws)), s.keys[ws])
+	}
+	return s.sums[ws]
 }
 
 // scopeKey finds or makes the key of a scope.
@@ -462,29 +565,72 @@ func eachRecord(b *bolt.Bucket, f func(path, stored []byte) error) error {
 	return b.ForEach(f)
 }
 
-// setProof covers every path and stored record, in key order.
-func setProof(b *bolt.Bucket, key []byte) (sum []byte, count int) {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte("sealward store set v1"))
-	_ = eachRecord(b, func(path, stored []byte) error {
-		count++
-		mac.Write(prefixed(nil, path))
-		// blob, nonce and the GCM tag identify the record; no need to hash all of it.
-		head := min(len(stored), 1+64+12)
-		mac.Write(prefixed(nil, stored[:head]))
-		mac.Write(prefixed(nil, stored[max(head, len(stored)-16):]))
-		return nil
-	})
-	return mac.Sum(nil), count
+// setSum identifies a set of stored records: their number, and the sum modulo 2^256
+// of an HMAC-SHA-256 of each under the scope's key (a multiset hash, Clarke et al.,
+// ASIACRYPT 2003). One record more or less changes it without a look at the others.
+//
+// Sums are linear: from those of three states that of a mixture could be computed, so
+// they never leave memory. The file has only an HMAC over commit, number and sum, and
+// whoever lacks the key can neither make one for another sum, nor learn the HMAC of
+// any record, nor find a set with the sum of another.
+type setSum struct {
+	count int
+	limbs [4]uint64 // least significant first
 }
 
-func rootProof(key []byte, root rootRecord, proof scopeProof) []byte {
+func sumOf(b *bolt.Bucket, key []byte) *setSum {
+	sum := &setSum{}
+	_ = eachRecord(b, func(path, stored []byte) error {
+		sum.add(key, path, stored)
+		return nil
+	})
+	return sum
+}
+
+func (s *setSum) add(key, path, stored []byte) {
+	var carry uint64
+	for i, limb := range element(key, path, stored) {
+		s.limbs[i], carry = bits.Add64(s.limbs[i], limb, carry)
+	}
+	s.count++
+}
+
+func (s *setSum) remove(key, path, stored []byte) {
+	var borrow uint64
+	for i, limb := range element(key, path, stored) {
+		s.limbs[i], borrow = bits.Sub64(s.limbs[i], limb, borrow)
+	}
+	s.count--
+}
+
+// element is the HMAC of one record. Blob, nonce and the GCM tag identify it; no need
+// to hash all of it.
+func element(key, path, stored []byte) (limbs [4]uint64) {
 	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte("sealward store root v1"))
+	text := prefixed(append(make([]byte, 0, 256), "sealward store set v2"...), path)
+	head := min(len(stored), 1+64+12)
+	text = prefixed(text, stored[:head])
+	text = prefixed(text, stored[max(head, len(stored)-16):])
+	mac.Write(text)
+	var out [sha256.Size]byte
+	mac.Sum(out[:0])
+	for i := range limbs {
+		limbs[i] = binary.LittleEndian.Uint64(out[8*i:])
+	}
+	return limbs
+}
+
+func rootProof(key []byte, root rootRecord, proof scopeProof, sum *setSum) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("sealward store root v2"))
 	mac.Write(prefixed(nil, []byte(root.Source)))
 	mac.Write(prefixed(nil, []byte(root.Commit)))
 	mac.Write(prefixed(nil, []byte(proof.Judged)))
-	mac.Write(proof.Set)
+	text := binary.BigEndian.AppendUint64(nil, uint64(sum.count))
+	for _, limb := range sum.limbs {
+		text = binary.BigEndian.AppendUint64(text, limb)
+	}
+	mac.Write(text)
 	return mac.Sum(nil)
 }
 

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -237,4 +241,187 @@ func TestCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustOpen(t, path).Close()
+}
+
+// edit changes the file behind the store's back.
+func edit(t testing.TB, path string, f func(tx *bolt.Tx) error) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Update(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The proof of a set is carried along with each change, and made anew at each Load:
+// both have to agree after any changes.
+func TestSetIsCarriedAlong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	rings := ringOf(t, "orders", "payments")
+	s := mustOpen(t, path)
+	rng := rand.New(rand.NewPCG(3, 4))
+	want := map[string]string{}
+	for i := range 120 {
+		u := store.Update{Source: "src", Commit: fmt.Sprintf("c%d", i)}
+		want["commit"] = u.Commit
+		for range 1 + rng.IntN(4) {
+			ws := []string{"orders", "payments"}[rng.IntN(2)]
+			r := record(t, ws, fmt.Sprintf("n%d", rng.IntN(12)), fmt.Sprintf("b%d", i), fmt.Sprint(i))
+			if slices.ContainsFunc(slices.Concat(u.Put, u.Delete), func(o *unseal.Record) bool { return o.Path == r.Path }) {
+				continue
+			}
+			if rng.IntN(3) == 0 {
+				u.Delete = append(u.Delete, r)
+				delete(want, r.Path)
+			} else {
+				u.Put = append(u.Put, r)
+				want[r.Path] = fmt.Sprint(i)
+			}
+		}
+		if err := s.Commit(u, rings); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 9 {
+			if i%20 == 9 {
+				s.Close()
+				s = mustOpen(t, path)
+			} else {
+				s.Forget()
+			}
+			if got := load(t, s, rings); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Fatalf("after commit %d: %v, want %v", i, got, want)
+			}
+		}
+	}
+}
+
+// Who can write the file but holds no key cannot mix states of different commits.
+func TestMixedStates(t *testing.T) {
+	dir := t.TempDir()
+	rings := ringOf(t, "orders")
+	s := mustOpen(t, filepath.Join(dir, "store.db"))
+	var states []map[string][]byte // of each commit: records by path, and the root
+	bucket := []byte("records:orders")
+	for i, u := range []store.Update{
+		{Put: []*unseal.Record{record(t, "orders", "a", "b1", "old"), record(t, "orders", "b", "b1", "old")}},
+		{Put: []*unseal.Record{record(t, "orders", "a", "b2", "new")}},
+		{Put: []*unseal.Record{record(t, "orders", "b", "b2", "new")}},
+		{Delete: []*unseal.Record{record(t, "orders", "a", "b2", "new")}},
+	} {
+		u.Source, u.Commit = "src", fmt.Sprintf("c%d", i)
+		if err := s.Commit(u, rings); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		state := map[string][]byte{}
+		edit(t, filepath.Join(dir, "store.db"), func(tx *bolt.Tx) error {
+			state["root"] = bytes.Clone(tx.Bucket([]byte("meta")).Get([]byte("root")))
+			return tx.Bucket(bucket).ForEach(func(path, stored []byte) error {
+				state[string(path)] = bytes.Clone(stored)
+				return nil
+			})
+		})
+		states = append(states, state)
+		s = mustOpen(t, filepath.Join(dir, "store.db"))
+	}
+	s.Close()
+	a, b := record(t, "orders", "a", "", "").Path, record(t, "orders", "b", "", "").Path
+	whole, refused := 0, 0
+	for root := range states {
+		for ofA := range states {
+			for ofB := range states {
+				edit(t, filepath.Join(dir, "store.db"), func(tx *bolt.Tx) error {
+					put := func(path string, stored []byte) error {
+						if stored == nil {
+							return tx.Bucket(bucket).Delete([]byte(path))
+						}
+						return tx.Bucket(bucket).Put([]byte(path), stored)
+					}
+					return errors.Join(put(a, states[ofA][a]), put(b, states[ofB][b]), tx.Bucket([]byte("meta")).Put([]byte("root"), states[root]["root"]))
+				})
+				same := bytes.Equal(states[ofA][a], states[root][a]) && bytes.Equal(states[ofB][b], states[root][b])
+				s := mustOpen(t, filepath.Join(dir, "store.db"))
+				_, err := s.Load(rings)
+				s.Close()
+				switch {
+				case same && err == nil:
+					whole++
+				case !same && errors.Is(err, store.ErrDamaged):
+					refused++
+				default:
+					t.Errorf("root of commit %d, a of %d, b of %d: %v", root, ofA, ofB, err)
+				}
+			}
+		}
+	}
+	if whole < len(states) || refused == 0 {
+		t.Errorf("%d whole states and %d mixtures were tried", whole, refused)
+	}
+}
+
+// An empty store is filled in several transactions. Until the last one it counts as
+// empty, and what an attempt left behind never comes back.
+func TestFillIsAllOrNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	large := strings.Repeat("x", 3<<20)
+	var put []*unseal.Record
+	want := map[string]string{"commit": "c1"}
+	for i, ws := range []string{"orders", "orders", "orders", "payments", "payments"} {
+		r := record(t, ws, fmt.Sprintf("n%d", i), "b1", large)
+		put = append(put, r)
+		want[r.Path] = large
+	}
+	s := mustOpen(t, path)
+	if err := s.Commit(store.Update{Source: "src", Commit: "c1", Put: put}, ringOf(t, "orders")); err == nil {
+		t.Fatal("a workspace without a ring was stored")
+	}
+	s.Close()
+	left := 0
+	edit(t, path, func(tx *bolt.Tx) error {
+		left = tx.Bucket([]byte("records:orders")).Stats().KeyN
+		return nil
+	})
+	if left == 0 || left >= len(put) {
+		t.Fatalf("the attempt left %d records: the test needs some", left)
+	}
+	s = mustOpen(t, path)
+	rings := ringOf(t, "orders", "payments") // of other keys than the attempt's
+	if got := load(t, s, rings); len(got) != 1 || got["commit"] != "" {
+		t.Errorf("after the attempt %d records are there", len(got)-1)
+	}
+	if err := s.Commit(store.Update{Source: "src", Commit: "c1", Put: put[1:]}, rings); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, put[0].Path)
+	s.Close()
+	s = mustOpen(t, path)
+	if got := load(t, s, rings); !maps.Equal(got, want) {
+		t.Errorf("%d of %d records are there", len(got), len(want))
+	}
+}
+
+// A store of an earlier layout is told apart, by Load and by Commit.
+func TestOtherFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	rings := ringOf(t, "orders")
+	s := mustOpen(t, path)
+	u := store.Update{Source: "src", Commit: "c1", Put: []*unseal.Record{record(t, "orders", "a", "b1", "v")}}
+	if err := s.Commit(u, rings); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	edit(t, path, func(tx *bolt.Tx) error {
+		meta := tx.Bucket([]byte("meta"))
+		return meta.Put([]byte("root"), bytes.Replace(meta.Get([]byte("root")), []byte(`"Format":2`), []byte(`"Format":1`), 1))
+	})
+	s = mustOpen(t, path)
+	if _, err := s.Load(rings); !errors.Is(err, store.ErrFormat) {
+		t.Errorf("Load: %v", err)
+	}
+	if err := s.Commit(u, rings); !errors.Is(err, store.ErrFormat) {
+		t.Errorf("Commit: %v", err)
+	}
 }
