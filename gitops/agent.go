@@ -65,6 +65,8 @@ type Config struct {
 	// Elsewhere says of a workspace that this source may not hold why; "" of one
 	// that it may. Nil: it may hold all.
 	Elsewhere func(manifest.Workspace) string
+	// Metrics may be nil.
+	Metrics *Metrics
 }
 
 // Agent follows one branch. Its methods are for one goroutine, except Trigger,
@@ -176,6 +178,7 @@ func (a *Agent) Sync(ctx context.Context) (bool, error) {
 	changed, err := a.syncOnce(ctx)
 	a.sync.LastLook = a.Now()
 	a.sync.Class = classify(err)
+	a.Metrics.looked(a.Name, a.sync.Class)
 	a.sync.Packs = a.Mirror.Packs()
 	if err != nil {
 		a.sync.Error = err.Error()

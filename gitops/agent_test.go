@@ -47,6 +47,7 @@ type world struct {
 	allowUnbound bool
 	followRewind bool
 	guard        *gitops.RemovalGuard
+	metrics      bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -177,6 +178,9 @@ func (w *world) start() {
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)), Now: func() time.Time { return w.now },
 		Interval: time.Minute, MaxStale: 24 * time.Hour, AllowUnbound: w.allowUnbound, FollowRewind: w.followRewind, RemovalGuard: w.guard,
 	})
+	if w.metrics {
+		w.agent.Metrics = gitops.NewMetrics(w.live, w.agent.Now, "v0")
+	}
 	must(w.t, w.agent.Restore(context.Background()))
 }
 

@@ -161,6 +161,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	snapshot := a.Live.Current(a.Name)
 	failing := snapshot.Failing()
 	a.unanswered = slices.ContainsFunc(failing, unanswered)
+	a.Metrics.applied(time.Since(started), int64(len(c.open))-c.reused.Load(), c.reused.Load())
 	a.Log.Info("applied", "commit", commit.String(), "secrets", snapshot.Count(), "unsealed", int64(len(c.open))-c.reused.Load(), "reused", c.reused.Load(), "removed", len(c.deleted), "held", c.held,
 		"failing", len(failing), "problems", len(snapshot.Problems), "took", time.Since(started).Round(time.Millisecond).String())
 	for _, r := range put {
@@ -577,12 +578,15 @@ func (c *change) unseal(ctx context.Context, commit source.Hash) ([]*unseal.Reco
 		_, _ = c.a.ring(r.Place.Scope)
 	}
 	contents := make([]*unseal.Content, len(records))
+	c.a.Metrics.queued(len(records))
 	work := make(chan int)
 	var wg sync.WaitGroup
 	for range workers() {
 		wg.Go(func() {
 			for i := range work {
+				began := time.Now()
 				contents[i] = c.openRecord(records[i])
+				c.a.Metrics.opened(time.Since(began))
 			}
 		})
 	}
@@ -595,6 +599,7 @@ func (c *change) unseal(ctx context.Context, commit source.Hash) ([]*unseal.Reco
 	close(work)
 	wg.Wait()
 	if ctx.Err() != nil {
+		c.a.Metrics.emptied()
 		return nil, context.Cause(ctx)
 	}
 	if err := c.provenance(ctx, commit, records, contents); err != nil {

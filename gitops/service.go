@@ -29,6 +29,7 @@ type Service struct {
 
 	live    *unseal.Live
 	sources []*followed
+	metrics *Metrics // nil where nothing is served
 }
 
 var _ serve.Follower = (*Service)(nil)
@@ -46,7 +47,6 @@ func (s *Service) open(ctx context.Context) (err error) {
 	if len(scopes) == 0 {
 		s.Log.Warn("the keyring is empty: no secret can be unsealed until it holds a workspace's identity", "keyring", ring.Dir())
 	}
-	s.live = &unseal.Live{}
 	for _, f := range s.sources {
 		if err := f.open(ctx, s, ring); err != nil {
 			return f.named(err)
@@ -71,7 +71,7 @@ func (s *Service) close() {
 
 // Once syncs one time and returns what is served, one snapshot a source.
 func (s *Service) Once(ctx context.Context) ([]*unseal.Snapshot, error) {
-	s.sources = s.followed()
+	s.sources, s.live = s.followed(), &unseal.Live{}
 	defer s.close()
 	for _, f := range s.sources {
 		if err := f.prepare(false); err != nil {
@@ -108,7 +108,8 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer listener.Close()
-	s.sources = s.followed()
+	s.sources, s.live = s.followed(), &unseal.Live{}
+	s.metrics = NewMetrics(s.live, s.Now, s.Version)
 	for _, f := range s.sources {
 		if err := f.prepare(true); err != nil {
 			return f.named(err)
@@ -140,7 +141,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	}
 	handler := serve.New(serve.Config{
 		Live: s.live, Audit: log, Tokens: tokens, Now: s.Now, Log: s.Log, Limits: s.Settings.Limits(), Version: s.Version,
-		Follower: s, Operators: operators, Monitors: monitors, HookSecretFile: s.Settings.Webhook.SecretFile, Stopping: ctx.Done(),
+		Follower: s, Operators: operators, Monitors: monitors, HookSecretFile: s.Settings.Webhook.SecretFile, Stopping: ctx.Done(), Metrics: s.metrics.Handler(), Audited: s.metrics.Audited,
 	})
 	s.Log.Info("serving", "address", address(listener, tlsConfig != nil), "audit", s.Settings.Audit.File)
 	var following sync.WaitGroup

@@ -215,6 +215,7 @@ func (f *followed) newAgent(s *Service, ring *keyring.Keyring) {
 		Keyring: ring, Store: f.store, Renew: f.renewStore, Live: s.live, Log: f.log, Now: f.now,
 		Interval: time.Duration(f.Interval), MaxStale: time.Duration(s.Settings.MaxStale),
 		AllowUnbound: s.Settings.Binding == "optional", RemovalGuard: f.removalGuard(), FollowRewind: f.Rewind == "follow",
+		Metrics:   s.metrics,
 		Elsewhere: func(ws manifest.Workspace) string { return s.Settings.elsewhere(f.SourceSettings, ws) },
 	})
 }

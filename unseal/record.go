@@ -97,3 +97,30 @@ const (
 	FailTooLarge  FailureClass = "too-large"
 	FailRead      FailureClass = "unreadable" // the mirror cannot give it
 )
+
+// Remedy says what people do about a class of failure.
+func (c FailureClass) Remedy() string {
+	switch c {
+	case FailManifest:
+		return "mend the file as the reason says; sealward check finds this before a merge"
+	case FailPlace:
+		return "move the file where its name and workspace say, or remove it"
+	case FailNoKey:
+		return "seal it for the workspace's recipients (sealward seal), or give the agent's keyring the identity; sealward doctor FILE lists both"
+	case FailService:
+		return "see that the agent reaches the key service and may use the key; it asks again at each look"
+	case FailTampered:
+		return "restore the file from the commit before (git log FILE), and find out who changed it"
+	case FailUnbound:
+		return "bind it with sealward seal --rebind FILE"
+	case FailNotSealed:
+		return "the value is public now: change it at its source, then seal the new one"
+	case FailConflict:
+		return "let only one of the files that the reason names have the key"
+	case FailTooLarge:
+		return "split the secret; a file has at most 2 MiB"
+	case FailRead:
+		return "the agent's mirror is damaged: move its folder away to have it cloned again"
+	}
+	return "see the agent's log"
+}

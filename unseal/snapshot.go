@@ -162,6 +162,9 @@ func (s *Scope) Files(name manifest.Name) []*Record {
 	return out
 }
 
+// Count of secrets that have a content.
+func (s *Scope) Count() int { return s.count }
+
 // Records by path. The map must not be changed.
 func (s *Scope) Records() map[string]*Record {
 	if s == nil {

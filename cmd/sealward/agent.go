@@ -46,6 +46,9 @@ last applied commit is served also when the remote is away.`,
 			if err != nil {
 				return err
 			}
+			if err := noCoreDumps(); err != nil {
+				log.Warn("core dumps cannot be switched off", "error", err)
+			}
 			svc := &gitops.Service{Settings: s, Log: log, Now: a.Now, Version: buildVersion()}
 			if !once {
 				looks := make(chan os.Signal, 1)

@@ -11,10 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -63,8 +61,10 @@ type Config struct {
 	Operators, Monitors []manifest.Subject
 	// HookSecretFile holds the secret of webhooks; "" means there are none.
 	HookSecretFile string
-	// Metrics is nil where there are none.
+	// Metrics is nil where there are none. Audited, which may be nil, is told how
+	// long each record took to be durable.
 	Metrics http.Handler
+	Audited func(time.Duration, error)
 	// Stopping ends what waits; it is closed when the server is to stop.
 	Stopping <-chan struct{}
 }
@@ -104,6 +104,7 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("POST /v1/sync", s.operator(audit.Sync, s.sync))
 	mux.HandleFunc("POST /v1/approvals", s.operator(audit.Approve, s.approve))
 	mux.HandleFunc("POST /hooks/{provider}", s.hook)
+	mux.HandleFunc("GET /metrics", s.authenticated(s.metrics))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, http.StatusNotFound, "no-such-address", "there is nothing at this address; the API is under /v1")
 	})
@@ -267,7 +268,12 @@ func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) boo
 	// A caller that hangs up is recorded all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 15*time.Second)
 	defer cancel()
-	if _, err := s.Audit.Append(ctx, rec); err != nil {
+	began := time.Now()
+	_, err := s.Audit.Append(ctx, rec)
+	if s.Audited != nil {
+		s.Audited(time.Since(began), err)
+	}
+	if err != nil {
 		s.Log.Error("the audit cannot be written, so nothing is served", "error", err)
 		writeError(w, http.StatusServiceUnavailable, "audit-unavailable", "the audit log cannot be written, so nothing is served; tell the operator")
 		return false
@@ -529,122 +535,6 @@ func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "ready")
-}
-
-// StatusJSON is the answer of /v1/status. Failing shows only secrets that the
-// caller may list, and Problems only those of workspaces in which it may list
-// something; the counts are of all. The agent's log has everything.
-type StatusJSON struct {
-	Version  string        `json:"version"`
-	Sources  []SourceJSON  `json:"sources"`
-	Secrets  int           `json:"secrets"`
-	Audit    AuditJSON     `json:"audit"`
-	Counts   CountsJSON    `json:"counts"`
-	Failing  []FailingJSON `json:"failing"`
-	Problems []ProblemJSON `json:"problems"`
-}
-
-// SourceJSON tells what is served of one repository, and how following it goes.
-type SourceJSON struct {
-	Name    string    `json:"name,omitempty"` // "" where there is one source
-	Branch  string    `json:"branch,omitempty"`
-	Commit  string    `json:"commit,omitempty"` // the applied commit
-	Applied time.Time `json:"applied,omitzero"`
-	Secrets int       `json:"secrets"`
-	Sync    SyncJSON  `json:"sync"`
-}
-
-// SyncJSON tells how following the branch goes.
-type SyncJSON struct {
-	Head        string    `json:"head,omitempty"` // of the remote, when last seen
-	LastLook    time.Time `json:"lastLook,omitzero"`
-	LastSuccess time.Time `json:"lastSuccess,omitzero"`
-	Error       string    `json:"error,omitempty"`
-	Failures    int       `json:"failures"` // in a row
-}
-
-// AuditJSON is the head of the audit chain, for sealward audit verify --head.
-type AuditJSON struct {
-	Seq  uint64 `json:"seq"`
-	Head string `json:"head"`
-}
-
-// CountsJSON counts what is not served as committed.
-type CountsJSON struct {
-	Failing  int `json:"failing"`
-	Stale    int `json:"stale"`
-	Problems int `json:"problems"`
-}
-
-// FailingJSON is one manifest that is not served as committed.
-type FailingJSON struct {
-	Path   string    `json:"path"`
-	Class  string    `json:"class"`
-	Reason string    `json:"reason"`
-	Since  time.Time `json:"since"`
-	Stale  bool      `json:"stale"` // its last good content is served
-}
-
-// ProblemJSON is one file that was refused and belongs to no secret.
-type ProblemJSON struct {
-	Path   string `json:"path"`
-	Class  string `json:"class"`
-	Reason string `json:"reason"`
-	Closes string `json:"closes,omitempty"` // the scope whose reads are refused because of it
-}
-
-func (s *server) status(w http.ResponseWriter, r *request) {
-	out := StatusJSON{Version: s.Version, Sources: s.sources(r.view), Failing: []FailingJSON{}, Problems: []ProblemJSON{}}
-	out.Audit.Seq, out.Audit.Head = s.Audit.Head()
-	for _, snap := range r.view.Snapshots() {
-		out.Secrets += snap.Count()
-		for _, f := range snap.Failing() {
-			out.Counts.Failing++
-			if f.Stale() {
-				out.Counts.Stale++
-			}
-			// The name of a secret is shown to whom a list would show it.
-			if snap.Policy.List(r.caller.Identity, f.Place.Scope, f.Place.Name, r.now).Allowed {
-				out.Failing = append(out.Failing, FailingJSON{Path: f.Path, Class: string(f.Failure.Class), Reason: f.Failure.Message, Since: f.Failure.Since.UTC(), Stale: f.Stale()})
-			}
-		}
-		for _, p := range snap.Problems {
-			out.Counts.Problems++
-			place, _, _ := manifest.Locate(p.Path)
-			if place.Scope.IsZero() {
-				place.Scope = manifest.Instance()
-			}
-			if snap.Policy.MayList(r.caller.Identity, place.Scope, r.now).Allowed {
-				out.Problems = append(out.Problems, ProblemJSON{Path: p.Path, Class: string(p.Class), Reason: p.Message, Closes: p.Closes})
-			}
-		}
-	}
-	writeJSON(w, out)
-}
-
-// sources tells of every source that was looked at or has something to serve.
-func (s *server) sources(view *unseal.View) []SourceJSON {
-	byName := map[string]*SourceJSON{}
-	of := func(name string) *SourceJSON {
-		if byName[name] == nil {
-			byName[name] = &SourceJSON{Name: name}
-		}
-		return byName[name]
-	}
-	for _, sync := range s.Live.Syncs() {
-		j := of(sync.Source)
-		j.Branch = sync.Branch
-		j.Sync = SyncJSON{Head: sync.Head, LastLook: sync.LastLook, LastSuccess: sync.LastSuccess, Error: sync.Error, Failures: sync.Failures}
-	}
-	for _, snap := range view.Snapshots() {
-		j := of(snap.Source)
-		j.Branch, j.Commit, j.Applied, j.Secrets = snap.Branch, snap.Commit, snap.Applied, snap.Count()
-	}
-	out := []SourceJSON{}
-	for _, name := range slices.Sorted(maps.Keys(byName)) {
-		out = append(out, *byName[name])
-	}
-	return out
 }
 
 // ErrorJSON is every answer that is not a result.

@@ -363,7 +363,7 @@ func TestStatusShowsOnlyWhatTheCallerMayList(t *testing.T) {
 	}
 	scopes[ws] = unseal.NewScope(ws, scopes[ws].Records())
 	b.live.Publish(snap.WithScopes(scopes))
-	for who, shown := range map[string]int{"alice": 1, "lister": 2, "eve": 0} {
+	for who, shown := range map[string]int{"alice": 1, "lister": 2, "eve": 0, "ops": 2} {
 		var s serve.StatusJSON
 		if err := json.Unmarshal(b.get("/v1/status", who).Body.Bytes(), &s); err != nil {
 			t.Fatal(err)
@@ -371,6 +371,13 @@ func TestStatusShowsOnlyWhatTheCallerMayList(t *testing.T) {
 		if len(s.Failing) != shown || s.Counts.Failing != 2 || s.Counts.Stale != 2 || s.Sources[0].Commit != commit || s.Audit.Head != "head" {
 			t.Errorf("%s: %+v", who, s)
 		}
+	}
+	var full serve.StatusJSON
+	if err := json.Unmarshal(b.get("/v1/status", "ops").Body.Bytes(), &full); err != nil {
+		t.Fatal(err)
+	}
+	if f := full.Failing[0]; f.Remedy == "" || f.Class != "tampered" || !f.Stale || !full.Ready {
+		t.Errorf("%+v", full)
 	}
 	// Stale values say so, and end.
 	if w := b.get(base+"/db/keys/password", "alice"); w.Code != 200 || w.Header().Get("Sealward-Stale-Since") == "" {

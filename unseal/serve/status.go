@@ -1,0 +1,201 @@
+package serve
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal/access"
+	"github.com/sealward/sealward/unseal/audit"
+)
+
+// StatusJSON is the answer of /v1/status. Operators and monitors see all of it.
+// Others see of Failing and Held the secrets that they may list, and of Problems
+// those of workspaces in which they may list something; the counts are of all.
+type StatusJSON struct {
+	Version   string          `json:"version"`
+	Ready     bool            `json:"ready"` // a commit is served
+	Sources   []SourceJSON    `json:"sources"`
+	Secrets   int             `json:"secrets"`
+	Audit     AuditJSON       `json:"audit"`
+	Counts    CountsJSON      `json:"counts"`
+	Failing   []FailingJSON   `json:"failing"`
+	Held      []HeldJSON      `json:"held"`
+	Contested []ContestedJSON `json:"contested"`
+	Problems  []ProblemJSON   `json:"problems"`
+}
+
+// SourceJSON tells what is served of one repository, and how following it goes.
+type SourceJSON struct {
+	Name    string    `json:"name,omitempty"` // "" where there is one source
+	URL     string    `json:"url,omitempty"`  // without a credential
+	Branch  string    `json:"branch,omitempty"`
+	Commit  string    `json:"commit,omitempty"` // the applied commit
+	Applied time.Time `json:"applied,omitzero"`
+	Secrets int       `json:"secrets"`
+	Sync    SyncJSON  `json:"sync"`
+}
+
+// SyncJSON tells how following the branch goes.
+type SyncJSON struct {
+	Head        string    `json:"head,omitempty"`       // of the remote, when last seen
+	BehindSince time.Time `json:"behindSince,omitzero"` // a head that is not applied is known since then
+	LagSeconds  float64   `json:"lagSeconds"`           // as long as that
+	LastLook    time.Time `json:"lastLook,omitzero"`
+	LastSuccess time.Time `json:"lastSuccess,omitzero"`
+	Error       string    `json:"error,omitempty"`
+	Class       string    `json:"class,omitempty"`   // of Error: unseal.SyncClass
+	Failures    int       `json:"failures"`          // in a row
+	Refused     string    `json:"refused,omitempty"` // a head that is not followed
+	Packs       int       `json:"packs"`             // of the mirror
+}
+
+// AuditJSON is the head of the audit chain, for sealward audit verify --head.
+type AuditJSON struct {
+	Seq  uint64 `json:"seq"`
+	Head string `json:"head"`
+}
+
+// CountsJSON counts what is not served as committed.
+type CountsJSON struct {
+	Failing   int `json:"failing"`
+	Stale     int `json:"stale"`
+	Held      int `json:"held"`
+	Contested int `json:"contested"`
+	Problems  int `json:"problems"`
+}
+
+// FailingJSON is one manifest that is not served as committed.
+type FailingJSON struct {
+	Source string    `json:"source,omitempty"`
+	Path   string    `json:"path"`
+	Class  string    `json:"class"`
+	Reason string    `json:"reason"`
+	Remedy string    `json:"remedy"`
+	Since  time.Time `json:"since"`
+	Stale  bool      `json:"stale"` // its last good content is served
+}
+
+// HeldJSON is a commit whose removals wait for the operator's word.
+type HeldJSON struct {
+	Source string    `json:"source,omitempty"`
+	Commit string    `json:"commit"`
+	Since  time.Time `json:"since"`
+	Count  int       `json:"count"`
+	Paths  []string  `json:"paths"` // those that the caller may list
+}
+
+// ContestedJSON is a workspace that several sources claim, which is refused for all.
+type ContestedJSON struct {
+	Workspace string   `json:"workspace"`
+	Sources   []string `json:"sources"`
+}
+
+// ProblemJSON is one file that was refused and belongs to no secret.
+type ProblemJSON struct {
+	Source string `json:"source,omitempty"`
+	Path   string `json:"path"`
+	Class  string `json:"class"`
+	Reason string `json:"reason"`
+	Closes string `json:"closes,omitempty"` // the scope whose reads are refused because of it
+}
+
+func (s *server) status(w http.ResponseWriter, r *request) {
+	all := s.isMonitor(r.caller)
+	out := StatusJSON{Version: s.Version, Ready: r.view != nil, Sources: s.sources(r), Failing: []FailingJSON{}, Held: []HeldJSON{}, Contested: []ContestedJSON{}, Problems: []ProblemJSON{}}
+	out.Audit.Seq, out.Audit.Head = s.Audit.Head()
+	for _, snap := range r.view.Snapshots() {
+		// The name of a secret is shown to whom a list would show it.
+		mayList := func(p manifest.Place) bool {
+			return all || snap.Policy.List(r.caller.Identity, p.Scope, p.Name, r.now).Allowed
+		}
+		out.Secrets += snap.Count()
+		for _, f := range snap.Failing() {
+			out.Counts.Failing++
+			if f.Stale() {
+				out.Counts.Stale++
+			}
+			if mayList(f.Place) {
+				out.Failing = append(out.Failing, FailingJSON{Source: snap.Source, Path: f.Path, Class: string(f.Failure.Class), Reason: f.Failure.Message,
+					Remedy: f.Failure.Class.Remedy(), Since: f.Failure.Since.UTC(), Stale: f.Stale()})
+			}
+		}
+		byCommit := map[string]*HeldJSON{}
+		for _, rec := range snap.Held() {
+			h := byCommit[rec.Held.Commit]
+			if h == nil {
+				h = &HeldJSON{Source: snap.Source, Commit: rec.Held.Commit, Since: rec.Held.Since.UTC(), Paths: []string{}}
+				byCommit[rec.Held.Commit] = h
+			}
+			h.Count++
+			out.Counts.Held++
+			if mayList(rec.Place) {
+				h.Paths = append(h.Paths, rec.Path)
+			}
+		}
+		for _, commit := range slices.Sorted(maps.Keys(byCommit)) {
+			out.Held = append(out.Held, *byCommit[commit])
+		}
+		for _, p := range snap.Problems {
+			out.Counts.Problems++
+			place, _, _ := manifest.Locate(p.Path)
+			if place.Scope.IsZero() {
+				place.Scope = manifest.Instance()
+			}
+			if all || snap.Policy.MayList(r.caller.Identity, place.Scope, r.now).Allowed {
+				out.Problems = append(out.Problems, ProblemJSON{Source: snap.Source, Path: p.Path, Class: string(p.Class), Reason: p.Message, Closes: p.Closes})
+			}
+		}
+	}
+	for ws, sources := range r.view.AllContested() {
+		out.Counts.Contested++
+		if all {
+			out.Contested = append(out.Contested, ContestedJSON{Workspace: ws.String(), Sources: sources})
+		}
+	}
+	slices.SortFunc(out.Contested, func(a, b ContestedJSON) int { return strings.Compare(a.Workspace, b.Workspace) })
+	writeJSON(w, out)
+}
+
+// sources tells of every source that was looked at or has something to serve.
+func (s *server) sources(r *request) []SourceJSON {
+	byName := map[string]*SourceJSON{}
+	of := func(name string) *SourceJSON {
+		if byName[name] == nil {
+			byName[name] = &SourceJSON{Name: name}
+		}
+		return byName[name]
+	}
+	for _, sync := range s.Live.Syncs() {
+		j := of(sync.Source)
+		j.Branch, j.URL = sync.Branch, sync.URL
+		j.Sync = SyncJSON{Head: sync.Head, BehindSince: sync.BehindSince.UTC(), LastLook: sync.LastLook.UTC(), LastSuccess: sync.LastSuccess.UTC(),
+			Error: sync.Error, Class: string(sync.Class), Failures: sync.Failures, Refused: sync.Refused, Packs: sync.Packs}
+		if !sync.BehindSince.IsZero() {
+			j.Sync.LagSeconds = max(0, r.now.Sub(sync.BehindSince)).Seconds()
+		}
+	}
+	for _, snap := range r.view.Snapshots() {
+		j := of(snap.Source)
+		j.Branch, j.Commit, j.Applied, j.Secrets = snap.Branch, snap.Commit, snap.Applied, snap.Count()
+	}
+	out := []SourceJSON{}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		out = append(out, *byName[name])
+	}
+	return out
+}
+
+// metrics are for monitors: they name workspaces, which are not for everybody.
+func (s *server) metrics(w http.ResponseWriter, r *request) {
+	if !s.isMonitor(r.caller) || s.Metrics == nil {
+		rec := r.record(audit.Read, access.Decision{Reason: access.NoGrant}, http.StatusForbidden)
+		rec.Workspace, rec.Path, rec.Commit = "", "/metrics", ""
+		s.answer(w, r, rec)
+		return
+	}
+	s.Metrics.ServeHTTP(w, r.Request)
+}
