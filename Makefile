@@ -27,7 +27,7 @@ demo: build
 # The real programs that tests compare with: sops, age and kustomize are built through
 # the Go module proxy, the others come from the system's packages. git comes with the
 # machine.
-tools: $(TOOLS)/sops $(TOOLS)/age $(TOOLS)/kustomize
+tools: $(TOOLS)/sops $(TOOLS)/age $(TOOLS)/kustomize $(TOOLS)/promtool
 	@for tool in gpg:gnupg ssh-keygen:openssh-client sshd:openssh-server openssl:openssl curl:curl jq:jq; do \
 		PATH="$$PATH:/usr/sbin" command -v $${tool%%:*} >/dev/null && continue; \
 		echo "installing $${tool##*:}, which the tests use"; \
@@ -39,6 +39,15 @@ $(TOOLS)/kustomize:
 	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE)
 $(TOOLS)/age:
 	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install filippo.io/age/cmd/age@$(AGE) filippo.io/age/cmd/age-keygen@$(AGE)
+
+# Of Debian's prometheus package only promtool is taken: installing it would start a server.
+$(TOOLS)/promtool:
+	@mkdir -p $(TOOLS); set -e; \
+	if command -v promtool >/dev/null; then ln -sf "$$(command -v promtool)" $@; exit 0; fi; \
+	dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; chmod 755 "$$dir"; echo "fetching promtool, which the tests use"; \
+	(cd "$$dir" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg-deb -x prometheus_*.deb .) \
+		|| { echo "the tests need promtool: install prometheus"; exit 1; }; \
+	cp "$$dir/usr/bin/promtool" $@
 
 test: tools lint
 	$(GO) test -race -timeout 25m ./...
