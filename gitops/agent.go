@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -65,6 +66,9 @@ type Config struct {
 	// Elsewhere says of a workspace that this source may not hold why; "" of one
 	// that it may. Nil: it may hold all.
 	Elsewhere func(manifest.Workspace) string
+	// Remirror puts a new clone in the place of the mirror. Nil leaves a damaged
+	// mirror an error.
+	Remirror func(context.Context, *Agent) error
 	// Metrics may be nil.
 	Metrics *Metrics
 }
@@ -75,6 +79,8 @@ type Agent struct {
 	Config
 	trigger  chan struct{}
 	approval approval
+	// swapping guards Mirror against the sync loop's putting another in its place.
+	swapping sync.RWMutex
 
 	// The state of the applied commit. Nothing else writes it.
 	applied source.Hash
@@ -137,6 +143,9 @@ func (a *Agent) Restore(ctx context.Context) error {
 		}
 	}
 	if err := a.apply(ctx, a.restoring, again); err != nil {
+		for _, ws := range again { // the next apply has to know
+			a.pending[ws] = true
+		}
 		return fmt.Errorf("restore commit %.12s: %w", a.restoring.String(), err)
 	}
 	return nil
@@ -176,6 +185,9 @@ func (a *Agent) restoreFromMirror(ctx context.Context) error {
 // commit was applied.
 func (a *Agent) Sync(ctx context.Context) (bool, error) {
 	changed, err := a.syncOnce(ctx)
+	if a.heal(ctx, err) && err != nil {
+		changed, err = a.syncOnce(ctx)
+	}
 	a.sync.LastLook = a.Now()
 	a.sync.Class = classify(err)
 	a.Metrics.looked(a.Name, a.sync.Class)

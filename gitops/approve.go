@@ -81,6 +81,8 @@ func (a *Agent) Approve(commit string) error {
 // Contains reports whether commit is ancestor or descends from it. It is safe for
 // use by several goroutines. The error wraps unseal.ErrUnknownCommit.
 func (a *Agent) Contains(ctx context.Context, commit, ancestor string) (bool, error) {
+	a.swapping.RLock()
+	defer a.swapping.RUnlock()
 	for _, c := range []string{commit, ancestor} {
 		if !plumbing.IsHash(c) {
 			return false, unseal.ErrUnknownCommit

@@ -194,7 +194,7 @@ func (f *followed) open(ctx context.Context, s *Service, ring *keyring.Keyring) 
 	if f.store, err = f.openStore(); err != nil {
 		return err
 	}
-	if f.mirror, err = source.Open(filepath.Join(f.dir, "mirror"), f.Config()); err != nil {
+	if f.mirror, err = f.openMirror(); err != nil {
 		return err
 	}
 	f.newAgent(s, ring)
@@ -204,7 +204,11 @@ func (f *followed) open(ctx context.Context, s *Service, ring *keyring.Keyring) 
 			return err
 		}
 		f.newAgent(s, ring)
-		return f.agent.Restore(ctx)
+		err = f.agent.Restore(ctx)
+	}
+	if classify(err) == unseal.SyncMirror {
+		f.log.Error("the mirror is damaged; nothing is served until it was cloned again: who may read stands in it", "error", oneLine(err))
+		return nil
 	}
 	return err
 }
@@ -212,7 +216,7 @@ func (f *followed) open(ctx context.Context, s *Service, ring *keyring.Keyring) 
 func (f *followed) newAgent(s *Service, ring *keyring.Keyring) {
 	f.agent = New(Config{
 		Name: f.Name, Mirror: f.mirror, Root: f.Path, Source: f.ID(), URL: f.shownURL(), Branch: f.Branch,
-		Keyring: ring, Store: f.store, Renew: f.renewStore, Live: s.live, Log: f.log, Now: f.now,
+		Keyring: ring, Store: f.store, Renew: f.renewStore, Remirror: f.remirror, Live: s.live, Log: f.log, Now: f.now,
 		Interval: time.Duration(f.Interval), MaxStale: time.Duration(s.Settings.MaxStale),
 		AllowUnbound: s.Settings.Binding == "optional", RemovalGuard: f.removalGuard(), FollowRewind: f.Rewind == "follow",
 		Metrics:   s.metrics,

@@ -208,6 +208,12 @@ func (m *Mirror) Close() error {
 // sees it grow large mirrors anew into another folder.
 func (m *Mirror) Packs() int { return len(m.store.list()) }
 
+// Gone reports that somebody removed the mirror's folder.
+func (m *Mirror) Gone() bool {
+	_, err := os.Stat(filepath.Join(m.dir, marker))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 const (
 	refStaging = "refs/sealward/staging"
 	refApplied = "refs/sealward/applied"
