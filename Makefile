@@ -3,6 +3,7 @@
 # make check    the quick loop: vet, formatting, tests without the race detector
 # make soak     random commits, faults and reads around an agent for SOAK (docs/reliability.md)
 # make bench    the figures of docs/benchmarks.md
+# make bench-scale     those of up to 100,000 manifests, some five minutes
 # make lint     formatting, vet, the direction of imports
 # make fuzz     each fuzzer for FUZZTIME (make test: for 3 s)
 # make build    bin/sealward
@@ -16,7 +17,7 @@ AGE      := v1.3.1
 KUSTOMIZE := v5.8.1
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: build demo test check soak bench lint fuzz tools cross clean
+.PHONY: build demo test check soak bench bench-scale lint fuzz tools cross clean
 
 build:
 	$(GO) build -trimpath -o bin/sealward ./cmd/sealward
@@ -65,6 +66,9 @@ soak:
 bench: tools
 	$(GO) test -run '^$$' -bench 'Binding|Open' ./seal ./unseal
 	$(GO) -C test/bench run -mod=mod .
+
+bench-scale: tools
+	$(GO) -C test/bench run -mod=mod . -only scale
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt these files:"; echo "$$out"; exit 1; fi

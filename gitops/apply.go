@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -24,6 +26,9 @@ import (
 	"github.com/sealward/sealward/unseal/keyring"
 	"github.com/sealward/sealward/unseal/store"
 )
+
+// manyFiles in one commit are worth a collection of their garbage at once.
+const manyFiles = 2000
 
 // maxWalk bounds the commits that are searched for who changed a file last.
 const maxWalk = 50_000
@@ -168,6 +173,11 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 		if r.Failure != nil {
 			a.Log.Warn("a manifest is refused", "path", r.Path, "class", string(r.Failure.Class), "stale", r.Good != nil, "reason", strings.ReplaceAll(r.Failure.Message, "\n", "; "))
 		}
+	}
+	if len(c.open) >= manyFiles {
+		// A first sync leaves as much garbage as it keeps; Go would hold on to the
+		// memory for minutes.
+		debug.FreeOSMemory()
 	}
 	return nil
 }
@@ -355,7 +365,7 @@ func (c *change) secretFile(path string, place manifest.Place, entry *source.Ent
 // filesOf lists the files that a secret had before the change.
 func (c *change) filesOf(ws manifest.Workspace, name manifest.Name) []*unseal.Record {
 	if sc := c.a.Live.Current(c.a.Name).Scope(ws); sc != nil {
-		return sc.Files(name)
+		return slices.DeleteFunc(sc.Files(name), func(r *unseal.Record) bool { return c.a.tree.records[ws][r.Path] != r })
 	}
 	// Nothing of it is published: at a restart, or when its keys were away.
 	if c.byName[ws] == nil {
@@ -699,9 +709,11 @@ func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, rin
 		return content, nil
 	}
 	content.Bound = opened.Bound
-	for _, v := range opened.Values {
-		content.Values = append(content.Values, unseal.Value{Key: v.Key.String(), Binary: v.Binary, Data: v.Data})
+	content.Values = make([]unseal.Value, len(opened.Values))
+	for i, v := range opened.Values {
+		content.Values[i] = unseal.Value{Key: v.Key.String(), Binary: v.Binary, Data: v.Data}
 	}
+	content.Intern()
 	return content, nil
 }
 
@@ -741,7 +753,7 @@ func (c *change) provenance(ctx context.Context, commit source.Hash, records []*
 		}
 		if last, ok := found[c.a.inRepository(r.Path)]; ok {
 			p := &contents[i].Provenance
-			p.Commit, p.Author, p.Time = last.Hash.String(), last.Author, last.AuthorTime.UTC()
+			p.Commit, p.Author, p.Time = unique.Make(last.Hash.String()).Value(), last.Author, last.AuthorTime.UTC()
 		}
 	}
 	return nil

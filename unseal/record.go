@@ -2,6 +2,7 @@ package unseal
 
 import (
 	"time"
+	"unique"
 
 	"github.com/sealward/sealward/seal/manifest"
 )
@@ -46,6 +47,24 @@ type Content struct {
 	// Bound is false for a manifest of plain sops, where those are allowed.
 	Bound  bool
 	Values []Value
+}
+
+// Intern makes texts that many manifests have in common, as keys and tags, one in
+// memory; never a value. It must be called before the content is published.
+func (c *Content) Intern() {
+	texts := []*string{(*string)(&c.Kind), &c.Version, (*string)(&c.Type), (*string)(&c.ACL), &c.Layer, &c.Desc, &c.Owner,
+		&c.Provenance.Commit, &c.Provenance.Author, &c.Provenance.Signer}
+	for i := range c.Tags {
+		texts = append(texts, &c.Tags[i])
+	}
+	for i := range c.Values {
+		texts = append(texts, &c.Values[i].Key)
+	}
+	for _, text := range texts {
+		if *text != "" {
+			*text = unique.Make(*text).Value()
+		}
+	}
 }
 
 // Value is one key and its plaintext.

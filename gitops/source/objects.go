@@ -19,9 +19,12 @@ import (
 const (
 	tmpPrefix = "tmp_" // git's own for unfinished files in objects/pack
 
-	// cacheSize is for trees, commits and delta bases; go-git's default of
-	// 96 MiB is more than an agent may use altogether.
+	// cacheSize is for trees and commits; go-git's default of 96 MiB is more than an
+	// agent may use altogether.
 	cacheSize = 16 * cache.MiByte
+	// blobCacheSize is for delta bases. A blob is read once, and the first sync of a
+	// large repository must not push the trees out.
+	blobCacheSize = 2 * cache.MiByte
 )
 
 // objects reads the packs of one folder, from any number of goroutines.
@@ -48,7 +51,7 @@ type pack struct {
 }
 
 func openObjects(dir string) (_ *objects, err error) {
-	s := &objects{dir: dir, cache: hashedCache{cache.NewObjectLRU(cacheSize)}}
+	s := &objects{dir: dir, cache: hashedCache{cache.NewObjectLRU(cacheSize), cache.NewObjectLRU(blobCacheSize)}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -221,13 +224,29 @@ func (m *Mirror) ReadBlob(h Hash, limit int64) ([]byte, error) {
 	return m.store.read(h, plumbing.BlobObject, limit)
 }
 
-// hashedCache computes an object's name before the cache takes its lock: the
+// hashedCache computes an object's name before a cache takes its lock: the
 // object remembers it, and go-git's cache would compute it while all wait.
-type hashedCache struct{ *cache.ObjectLRU }
+type hashedCache struct{ trees, blobs *cache.ObjectLRU }
 
 func (c hashedCache) Put(obj plumbing.EncodedObject) {
 	obj.Hash()
-	c.ObjectLRU.Put(obj)
+	if obj.Type() == plumbing.BlobObject {
+		c.blobs.Put(obj)
+	} else {
+		c.trees.Put(obj)
+	}
+}
+
+func (c hashedCache) Get(h Hash) (plumbing.EncodedObject, bool) {
+	if obj, ok := c.trees.Get(h); ok {
+		return obj, true
+	}
+	return c.blobs.Get(h)
+}
+
+func (c hashedCache) Clear() {
+	c.trees.Clear()
+	c.blobs.Clear()
 }
 
 // packReader is one goroutine's position in a shared pack file.

@@ -105,10 +105,11 @@ func (r *repository) coldSync() error {
 		add("sops, a process a file (extrapolated)", took*time.Duration(n)/time.Duration(len(sample)))
 		t.note("sops decrypted a sample of %d files; the time of all is extrapolated from it.", len(sample))
 	}
+	t.note("sealward's time is %s of the library's loop.", times(cold, median(loops)))
 	t.note("Loops use all cores, and neither clone nor keep what they open.")
-	t.note("Memory of the agent's process (VmRSS): %s MB at its start, %s MB right after the sync, %s MB after",
+	t.note("Memory of the agent's process (VmRSS): %s MiB at its start, %s MiB right after the sync, %s MiB after",
 		memory[rounds-1].start(), memory[rounds-1].synced(), memory[rounds-1].collected())
-	t.note("garbage was collected and given back; %s MB at the highest (VmHWM).", memory[rounds-1].highest())
+	t.note("garbage was collected and given back; %s MiB at the highest (VmHWM).", memory[rounds-1].highest())
 	t.print()
 	return nil
 }
@@ -133,88 +134,39 @@ func (r *repository) libraryOpen(f file) error {
 	return err
 }
 
-// oneChange syncs commits of one changed manifest each.
+// oneChange pushes commits of one changed manifest each.
 func (r *repository) oneChange() error {
-	rounds := 15
-	a, closeAgent, err := openAgent(r.job(r.state(0), true))
+	const rounds = 25
+	f, err := r.follow(r.state(0))
 	if err != nil {
 		return err
 	}
-	defer closeAgent()
-	if err := a.Restore(r.b.ctx); err != nil {
-		return err
-	}
-	clone := filepath.Join(r.b.dir, "clone")
-	if err := r.git("clone", "-q", "file://"+r.remote, clone); err != nil {
-		return err
-	}
-	var looks, syncs, fetches []time.Duration
-	sync := func() error {
-		took, err := timed(func() error {
-			changed, err := a.Sync(r.b.ctx)
-			if err == nil && !changed {
-				err = errors.New("the sync saw no change")
-			}
-			return err
-		})
-		syncs = append(syncs, took)
-		return err
-	}
-	fetch := func() error {
-		took, err := timed(func() error { return r.b.git(clone, "fetch", "-q") })
-		fetches = append(fetches, took)
-		return err
-	}
-	look := func() error {
-		took, err := timed(func() error { _, err := a.Sync(r.b.ctx); return err })
-		looks = append(looks, took)
-		return err
-	}
 	for i := range rounds {
-		f := r.files[(i*7919)%len(r.files)]
-		if err := errors.Join(r.change(f), r.commit(f.path), r.git("push", "-q")); err != nil {
-			return err
-		}
-		steps := []func() error{sync, fetch, look}
-		if i%2 == 1 { // neither has the other's warm files every time
-			steps = []func() error{fetch, sync, look}
-		}
-		for _, step := range steps {
-			if err := step(); err != nil {
-				return err
-			}
-		}
-		if err := r.published(a, f); err != nil {
-			return err
+		if err := f.round(i); err != nil {
+			return errors.Join(err, f.stop())
 		}
 	}
-	base := median(syncs)
+	now, _ := resident(fmt.Sprint(f.process.Process.Pid))
+	if err := f.stop(); err != nil {
+		return err
+	}
+	base := median(f.spent.served)
 	t := newTable(fmt.Sprintf("One changed manifest among %s, median of %d", thousands(len(r.files)), rounds), "", "time", "slowest", "× sealward")
 	for _, row := range []struct {
 		what  string
 		spent []time.Duration
-	}{{"sealward: look, fetch, unseal, durable, published", syncs}, {"sealward: look, nothing new", looks}, {"git fetch in a clone", fetches}} {
+	}{
+		{"sealward: from push, by webhook, to served", f.spent.served},
+		{"  of that a look and a fetch (measured by themselves)", f.spent.fetches},
+		{"a look, nothing new", f.spent.looks},
+		{"git fetch in a clone", f.spent.clones},
+	} {
 		t.row(row.what, span(median(row.spent)), span(quantile(row.spent, 1)), times(median(row.spent), base))
 	}
+	t.note("Served: a read that was sent right after the webhook, and waits for the commit, has its answer.")
 	t.note("The remote is a folder, so each look starts git upload-pack; a network adds its own time.")
+	t.note("Memory (VmRSS) of the agent that serves, after these changes: %s MiB.", mebibytes(now))
 	t.print()
-	return nil
-}
-
-// published checks that the newest values of f are what is served.
-func (r *repository) published(a *gitops.Agent, f file) error {
-	sealed, err := os.ReadFile(filepath.Join(r.dir, f.path))
-	if err != nil {
-		return err
-	}
-	want, err := f.key.open(sealed)
-	if err != nil {
-		return err
-	}
-	sec, ok := a.Live.Current("").Secret(f.key.workspace, want.Manifest.Name, time.Now())
-	if !ok || string(sec.Parts[0].Good.Values[4].Data) != string(want.Values[4].Data) {
-		return fmt.Errorf("%s: the sync did not publish the change", f.path)
-	}
 	return nil
 }
 
@@ -237,7 +189,7 @@ func (r *repository) restart() error {
 	t := newTable(fmt.Sprintf("Restart with %s manifests, the remote away, median of %d", thousands(len(r.files)), rounds), "", "time", "slowest", "a second")
 	took := median(spent)
 	t.row("sealward: open, verify, published", span(took), span(quantile(spent, 1)), thousands(int(float64(len(r.files))/took.Seconds())))
-	t.note("Memory (VmRSS): %s MB right after, %s MB after garbage was collected and given back.", last.synced(), last.collected())
+	t.note("Memory (VmRSS): %s MiB right after, %s MiB after garbage was collected and given back.", last.synced(), last.collected())
 	t.print()
 	return os.Rename(away, r.remote)
 }
@@ -247,6 +199,8 @@ type job struct {
 	Remote, Keyring, State string
 	// Restart publishes what State holds; otherwise the remote is synced.
 	Restart bool
+	// Listen has the agent follow and serve there until its standard input ends.
+	Listen, HookSecret string
 }
 
 // measured is what an agent in a child process answers.
@@ -293,7 +247,10 @@ func agentProcess(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&j); err != nil {
 		return err
 	}
-	m.Memory.Start, _ = resident()
+	if j.Listen != "" {
+		return followProcess(ctx, j, in)
+	}
+	m.Memory.Start, _ = resident("self")
 	started := time.Now()
 	a, closeAgent, err := openAgent(j)
 	if err != nil {
@@ -308,9 +265,9 @@ func agentProcess(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	m.Secrets = a.Live.Current("").Count()
-	m.Memory.Synced, m.Memory.Highest = resident()
+	m.Memory.Synced, m.Memory.Highest = resident("self")
 	debug.FreeOSMemory()
-	m.Memory.Collected, _ = resident()
+	m.Memory.Collected, _ = resident("self")
 	return json.NewEncoder(out).Encode(m)
 }
 
@@ -332,8 +289,9 @@ func openAgent(j job) (a *gitops.Agent, closeAgent func(), err error) {
 		_ = store.Close()
 		return nil, nil, err
 	}
+	id := (&gitops.SourceSettings{URL: j.Remote, Branch: "main", Path: "."}).ID()
 	a = gitops.New(gitops.Config{
-		Mirror: mirror, Root: ".", Source: j.Remote, Branch: "main", Keyring: ring, Store: store, Live: &unseal.Live{},
+		Mirror: mirror, Root: ".", Source: id, URL: j.Remote, Branch: "main", Keyring: ring, Store: store, Live: &unseal.Live{},
 		Log: slog.New(slog.DiscardHandler), Now: time.Now, Interval: time.Minute, MaxStale: 24 * time.Hour,
 	})
 	return a, func() { _ = store.Close(); _ = mirror.Close() }, nil
@@ -342,10 +300,17 @@ func openAgent(j job) (a *gitops.Agent, closeAgent func(), err error) {
 // memory of a process, in KiB; 0 where the system does not tell.
 type memory struct{ Start, Synced, Collected, Highest int }
 
-func (m memory) start() string     { return megabytes(m.Start) }
-func (m memory) synced() string    { return megabytes(m.Synced) }
-func (m memory) collected() string { return megabytes(m.Collected) }
-func (m memory) highest() string   { return megabytes(m.Highest) }
+func (m memory) start() string     { return mebibytes(m.Start) }
+func (m memory) synced() string    { return mebibytes(m.Synced) }
+func (m memory) collected() string { return mebibytes(m.Collected) }
+func (m memory) highest() string   { return mebibytes(m.Highest) }
+
+func mebibytes(kib int) string {
+	if kib == 0 {
+		return "?"
+	}
+	return thousands(kib / 1024)
+}
 
 func megabytes(kib int) string {
 	if kib == 0 {
@@ -354,9 +319,9 @@ func megabytes(kib int) string {
 	return thousands(kib * 1024 / 1_000_000)
 }
 
-// resident reads VmRSS and VmHWM of this process.
-func resident() (now, highest int) {
-	text, _ := os.ReadFile("/proc/self/status")
+// resident reads VmRSS and VmHWM of a process ("self" for this one).
+func resident(pid string) (now, highest int) {
+	text, _ := os.ReadFile("/proc/" + pid + "/status")
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		if len(f) != 3 {

@@ -309,6 +309,8 @@ func (s *Store) fill(put []*unseal.Record, rings Rings) (rest []*unseal.Record, 
 				if err := s.put(tx, r, rings); err != nil {
 					return err
 				}
+				// Nothing will come in between: pages need no room for it.
+				tx.Bucket(bucketRecords(r.Place.Scope)).FillPercent = 0.9
 			}
 			return nil
 		}); err != nil {
@@ -687,7 +689,14 @@ func openRecord(key []byte, ws manifest.Workspace, path, stored []byte) (*unseal
 	if err != nil || !ours || place.Scope != ws {
 		return nil, ErrDamaged
 	}
-	return &unseal.Record{Path: string(path), Place: place, Blob: string(blob), Good: in.Good, Failure: in.Failure, Held: in.Held}, nil
+	r := &unseal.Record{Path: string(path), Place: place, Blob: string(blob), Good: in.Good, Failure: in.Failure, Held: in.Held}
+	if r.Good != nil {
+		if p := &r.Good.Provenance; p.Path == r.Path && p.Blob == r.Blob {
+			p.Path, p.Blob = r.Path, r.Blob // one in memory
+		}
+		r.Good.Intern()
+	}
+	return r, nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {
