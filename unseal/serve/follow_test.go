@@ -286,8 +286,30 @@ func TestGenerations(t *testing.T) {
 	for _, who := range []string{"alice"} {
 		b.newToken(who, time.Hour)
 	}
-	// Nobody waits for a client that hung up, nor past the end of the server.
+	// Nor does it learn, when the wait is over, that there was nothing newer.
+	d = waiting(t.Context(), "?wait=500ms&after="+apart, "")
+	if err := os.Remove(b.tokens); err != nil {
+		t.Fatal(err)
+	}
+	if w := <-d; w.Code != http.StatusUnauthorized || w.Header().Get("Sealward-Generation") != "" {
+		t.Errorf("revoked until the wait was over: %d %v", w.Code, w.Header())
+	}
+	b.newToken("alice", time.Hour)
+	// One identity has 64 waits at most.
 	ctx, hangUp := context.WithCancel(t.Context())
+	done = nil
+	for range 64 {
+		done = append(done, waiting(ctx, "?wait=50s&after="+apart, ""))
+	}
+	if w := ask(t.Context(), "alice", "?wait=50s&after="+apart, ""); w.Code != http.StatusTooManyRequests {
+		t.Errorf("the 65th wait: %d", w.Code)
+	}
+	hangUp()
+	for _, d := range done {
+		<-d
+	}
+	// Nobody waits for a client that hung up, nor past the end of the server.
+	ctx, hangUp = context.WithCancel(t.Context())
 	d = waiting(ctx, "?wait=50s&after="+apart, "")
 	hangUp()
 	<-d

@@ -84,7 +84,7 @@ func (s *server) judge(r *request, snapshot *unseal.Snapshot, f fresh) (verdict,
 }
 
 // settle makes the request's snapshot one that is as new as the caller asks, and
-// waits for it if it may. allowed is asked first, and again after each change: a
+// waits for it if it may. allowed is asked first, and again after the wait: a
 // caller that may not read learns nothing of commits, and one whose right ended
 // while it waited gets the denial. It reports whether the caller goes on; else it
 // has answered.
@@ -98,6 +98,7 @@ func (s *server) settle(w http.ResponseWriter, r *request, allowed func() bool) 
 		return true
 	}
 	var timeout <-chan time.Time
+	expired := f.wait == 0
 	for {
 		changed := s.Live.Changed()
 		if !s.renew(w, r) {
@@ -120,7 +121,17 @@ func (s *server) settle(w http.ResponseWriter, r *request, allowed func() bool) 
 			writeError(w, http.StatusConflict, "incomparable", "the served commit and the named one do not contain each other: the branch was moved by force")
 			return false
 		}
-		if timeout == nil && f.wait > 0 {
+		switch {
+		case !expired:
+		case v == notNewer:
+			w.WriteHeader(http.StatusNotModified)
+			return false
+		default:
+			writeError(w, http.StatusConflict, "behind", "this agent has not applied the named commit yet; ask again, or another agent")
+			return false
+		}
+		w.Header().Del("Sealward-Generation") // whoever waits may lose the right to know it
+		if timeout == nil {
 			release, ok := s.waits.enter(r.caller.User.String())
 			if !ok {
 				tooMany(w)
@@ -132,26 +143,14 @@ func (s *server) settle(w http.ResponseWriter, r *request, allowed func() bool) 
 			timeout = timer.C
 			s.Follower.Look()
 		}
-		expired := f.wait == 0
-		if !expired {
-			r.snapshot, r.view = nil, nil // not held while waiting
-			select {
-			case <-changed:
-			case <-timeout:
-				expired = true
-			case <-s.Stopping:
-				expired = true
-			case <-r.Context().Done():
-				return false
-			}
-		}
-		switch {
-		case !expired:
-		case v == notNewer:
-			w.WriteHeader(http.StatusNotModified)
-			return false
-		default:
-			writeError(w, http.StatusConflict, "behind", "this agent has not applied the named commit yet; ask again, or another agent")
+		r.snapshot, r.view = nil, nil // not held while waiting
+		select {
+		case <-changed:
+		case <-timeout:
+			expired = true
+		case <-s.Stopping:
+			expired = true
+		case <-r.Context().Done():
 			return false
 		}
 	}
