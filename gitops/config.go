@@ -174,9 +174,12 @@ func (s *Settings) Check(once bool) error {
 			errs = append(errs, fmt.Errorf("%s is not supported by this version; leave it out", f.field))
 		}
 	}
-	for field, list := range map[string][]string{"serve.operators": s.Serve.Operators, "serve.monitors": s.Serve.Monitors} {
-		if _, err := subjects(list); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+	for _, l := range []struct {
+		field string
+		list  []string
+	}{{"serve.operators", s.Serve.Operators}, {"serve.monitors", s.Serve.Monitors}} {
+		if _, err := subjects(l.list); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", l.field, err))
 		}
 	}
 	if s.Webhook.SecretFile != "" && !once {
