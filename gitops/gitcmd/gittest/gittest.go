@@ -73,7 +73,11 @@ func (s *HTTPS) CA() []byte {
 // owner/name.git there, as on Git hosts.
 type SSH struct {
 	// Command is for GIT_SSH_COMMAND. By it, every host below example.com is this server.
-	Command  string
+	Command string
+	// Addr is HOST:PORT; User may log in with the private key in KeyFile, and HostKey
+	// is the public key of the server, as in a known_hosts file.
+	Addr, User, KeyFile, HostKey string
+
 	listener net.Listener
 	running  sync.WaitGroup
 }
@@ -120,7 +124,11 @@ func ServeSSH(root, dir string) (*SSH, error) {
 			return nil, err
 		}
 	}
-	s := &SSH{Command: "ssh -F " + filepath.Join(dir, "ssh_config"), listener: l}
+	s := &SSH{
+		Command: "ssh -F " + filepath.Join(dir, "ssh_config"),
+		Addr:    l.Addr().String(), User: me.Username, KeyFile: filepath.Join(dir, "user"), HostKey: strings.TrimSpace(string(hostKey)),
+		listener: l,
+	}
 	s.running.Go(func() {
 		for {
 			conn, err := l.Accept()
