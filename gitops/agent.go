@@ -94,6 +94,7 @@ type Agent struct {
 	// holding: some removal waits for the operator's word.
 	holding bool
 	recent  recent
+	healed  time.Time // when the mirror was last cloned anew, or that was tried
 	// contested workspaces, as last reported.
 	contested map[manifest.Workspace][]string
 
@@ -185,7 +186,11 @@ func (a *Agent) restoreFromMirror(ctx context.Context) error {
 // commit was applied.
 func (a *Agent) Sync(ctx context.Context) (bool, error) {
 	changed, err := a.syncOnce(ctx)
-	if a.heal(ctx, err) && err != nil {
+	why := err
+	if err == nil && a.unreadable() {
+		why = errUnreadable
+	}
+	if a.heal(ctx, why) && why != nil {
 		changed, err = a.syncOnce(ctx)
 	}
 	a.sync.LastLook = a.Now()

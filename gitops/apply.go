@@ -562,9 +562,10 @@ func (c *change) reopen(rings []manifest.Workspace) {
 	}
 }
 
-// unanswered is a manifest whose key service did not open it, and may later.
+// unanswered is a manifest that its key service did not open, or the mirror could not
+// give, and may later.
 func unanswered(r *unseal.Record) bool {
-	return r.Failure != nil && r.Failure.Class == unseal.FailService
+	return r.Failure != nil && (r.Failure.Class == unseal.FailService || r.Failure.Class == unseal.FailRead)
 }
 
 // retry asks again for what a service did not open the last time.

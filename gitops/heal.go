@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/sealward/sealward/gitops/source"
 	"github.com/sealward/sealward/unseal"
@@ -16,6 +18,23 @@ import (
 // descriptor and an index in memory.
 const maxPacks = 64
 
+// healAgain bounds how often the mirror is cloned anew for a manifest that cannot be
+// read: a pusher can make one that nobody ever can.
+const healAgain = time.Hour
+
+// errUnreadable: the sync succeeded, but for manifests that the mirror cannot give.
+var errUnreadable = fmt.Errorf("a manifest cannot be read: %w", source.ErrDamaged)
+
+// unreadable reports that a manifest could not be read, and that this is a reason to
+// clone anew.
+func (a *Agent) unreadable() bool {
+	s := a.Live.Current(a.Name)
+	if s == nil || !a.healed.IsZero() && a.Now().Sub(a.healed) < healAgain {
+		return false
+	}
+	return slices.ContainsFunc(s.Failing(), func(r *unseal.Record) bool { return r.Failure.Class == unseal.FailRead })
+}
+
 // heal clones the branch anew beside the mirror and puts that in its place, when
 // objects are missing or damaged, or packs have piled up. It reports whether it did.
 // Until then, and when the remote is away, the old mirror stays.
@@ -24,6 +43,7 @@ func (a *Agent) heal(ctx context.Context, why error) bool {
 	if a.Remirror == nil || !damaged && (why != nil || a.Mirror.Packs() <= maxPacks) {
 		return false
 	}
+	a.healed = a.Now()
 	if err := a.Remirror(ctx, a); err != nil {
 		if ctx.Err() == nil {
 			a.Log.Warn("the mirror was not cloned anew", "error", oneLine(err))

@@ -139,7 +139,7 @@ func (c FailureClass) Remedy() string {
 	case FailTooLarge:
 		return "split the secret; a file has at most 2 MiB"
 	case FailRead:
-		return "the agent's mirror is damaged: move its folder away to have it cloned again"
+		return "nothing, if the remote answers: the agent clones its mirror anew, at most once an hour"
 	}
 	return "see the agent's log"
 }

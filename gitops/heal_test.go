@@ -1,0 +1,45 @@
+package gitops_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// A blob that was damaged before anybody read it: the rest of the commit is applied,
+// and the mirror is cloned anew for it.
+func TestUnreadableManifestHeals(t *testing.T) {
+	w := newTwoSources(t)
+	w.a.secret("orders", "db", "k=hunter2")
+	w.a.commit("a")
+	w.b.commit("b")
+	_, _, err := w.once("", "")
+	must(t, err)
+	blob := w.a.git("rev-parse", "HEAD:workspaces/orders/secrets/db.yaml")
+	packs, err := filepath.Glob(filepath.Join(w.a.dir, "state/a/mirror/objects/pack/*.pack"))
+	must(t, err)
+	where := regexp.MustCompile(blob + ` blob +\d+ (\d+) (\d+)`).FindStringSubmatch(w.a.git("verify-pack", "-v", packs[0]))
+	if where == nil {
+		t.Fatal("the blob is in no pack")
+	}
+	size, _ := strconv.Atoi(where[1])
+	offset, _ := strconv.ParseInt(where[2], 10, 64)
+	f, err := os.OpenFile(packs[0], os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt(make([]byte, size-10), offset+8)
+	must(t, err)
+	must(t, f.Close())
+	// The store is lost too, so that the blob is read again.
+	must(t, os.Remove(filepath.Join(w.a.dir, "state/a/store.db")))
+	v, log, err := w.once("", "")
+	must(t, err)
+	if got := ownerOf(t, v, "orders"); got != "a:hunter2" {
+		t.Errorf("orders: %s", got)
+	}
+	if !strings.Contains(log, "the mirror was damaged; it was cloned anew") {
+		t.Errorf("log:\n%s", log)
+	}
+}
