@@ -267,9 +267,9 @@ func (b *bench) scale() error {
 			s.cold.Memory.highest(), s.cold.Memory.synced(), s.cold.Memory.collected(), s.restart.Memory.synced())
 	}
 	first, last := sizes[0], sizes[len(sizes)-1]
-	if first.cold.Memory.Synced > 0 {
-		t.note("Each further manifest of 5 values takes %s bytes of the agent's memory (VmRSS after a sync).",
-			thousands((last.cold.Memory.Synced-first.cold.Memory.Synced)*1024/(last.n-first.n)))
+	if first.cold.Memory.Collected > 0 {
+		t.note("Each further manifest of 5 values takes %s bytes of the agent's memory (VmRSS after a sync and a collection).",
+			thousands((last.cold.Memory.Collected-first.cold.Memory.Collected)*1024/(last.n-first.n)))
 	}
 	t.note("Push to served: from the end of git push to the answer of a read that waits for the commit, with the webhook in between.")
 	t.note("Memory: VmHWM, VmRSS right after the sync, after garbage was collected, and right after a restart.")
