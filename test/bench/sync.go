@@ -268,6 +268,7 @@ func agentProcess(ctx context.Context, in io.Reader, out io.Writer) error {
 	m.Memory.Synced, m.Memory.Highest = resident("self")
 	debug.FreeOSMemory()
 	m.Memory.Collected, _ = resident("self")
+	runtime.KeepAlive(a) // else the agent is garbage too
 	return json.NewEncoder(out).Encode(m)
 }
 
