@@ -18,18 +18,18 @@ import (
 // descriptor and an index in memory.
 const maxPacks = 64
 
-// healAgain bounds how often the mirror is cloned anew for a manifest that cannot be
-// read: a pusher can make one that nobody ever can.
+// healAgain bounds how often the mirror is cloned anew while syncs succeed: for a
+// manifest that cannot be read, because a pusher can make one that nobody ever can,
+// and for packs, because a clone that fails would be tried at each look.
 const healAgain = time.Hour
 
 // errUnreadable: the sync succeeded, but for manifests that the mirror cannot give.
 var errUnreadable = fmt.Errorf("a manifest cannot be read: %w", source.ErrDamaged)
 
-// unreadable reports that a manifest could not be read, and that this is a reason to
-// clone anew.
+// unreadable reports that a manifest could not be read.
 func (a *Agent) unreadable() bool {
 	s := a.Live.Current(a.Name)
-	if s == nil || !a.healed.IsZero() && a.Now().Sub(a.healed) < healAgain {
+	if s == nil {
 		return false
 	}
 	return slices.ContainsFunc(s.Failing(), func(r *unseal.Record) bool { return r.Failure.Class == unseal.FailRead })
@@ -41,6 +41,10 @@ func (a *Agent) unreadable() bool {
 func (a *Agent) heal(ctx context.Context, why error) bool {
 	damaged := classify(why) == unseal.SyncMirror || why != nil && a.Mirror.Gone()
 	if a.Remirror == nil || !damaged && (why != nil || a.Mirror.Packs() <= maxPacks) {
+		return false
+	}
+	working := why == nil || why == errUnreadable
+	if working && !a.healed.IsZero() && a.Now().Sub(a.healed) < healAgain {
 		return false
 	}
 	a.healed = a.Now()

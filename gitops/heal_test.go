@@ -1,12 +1,17 @@
 package gitops_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/sealward/sealward/gitops"
+	"github.com/sealward/sealward/gitops/source"
 )
 
 // A blob that was damaged before anybody read it: the rest of the commit is applied,
@@ -41,5 +46,28 @@ func TestUnreadableManifestHeals(t *testing.T) {
 	}
 	if !strings.Contains(log, "the mirror was damaged; it was cloned anew") {
 		t.Errorf("log:\n%s", log)
+	}
+}
+
+// A clone for packs that pile up is not tried at every look when it fails.
+func TestPacksThatCannotBeClonedAnew(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	for range 65 {
+		w.commit("change")
+		w.sync()
+	}
+	tries := 0
+	w.agent.Remirror = func(context.Context, *gitops.Agent) error { tries++; return source.ErrTooLarge }
+	for _, passed := range []time.Duration{0, time.Minute, 58 * time.Minute} {
+		w.now = w.now.Add(passed)
+		w.sync()
+	}
+	if tries != 1 {
+		t.Errorf("%d clones within an hour", tries)
+	}
+	w.now = w.now.Add(time.Minute)
+	if w.sync(); tries != 2 {
+		t.Errorf("%d clones after an hour", tries)
 	}
 }
