@@ -98,7 +98,7 @@ type Agent struct {
 	// contested workspaces, as last reported.
 	contested map[manifest.Workspace][]string
 
-	// restoring is the commit that the store holds, while Restore applies it.
+	// restoring is the commit that the store holds, until one is applied.
 	restoring source.Hash
 }
 
@@ -129,19 +129,25 @@ func (a *Agent) Restore(ctx context.Context) error {
 	for _, ws := range state.Unopened {
 		a.Log.Warn("the keyring no longer opens what the store has of a workspace; it is unsealed anew", "workspace", ws.String())
 	}
-	commit, err := a.Mirror.Commit(plumbing.NewHash(state.Commit))
-	if err != nil {
-		a.Log.Warn("the mirror lacks the applied commit; it is fetched again", "commit", state.Commit, "error", err)
-		return nil
-	}
 	a.tree.restore(state.Records)
 	a.holding = true // until the apply has looked
-	a.restoring = a.newest(ctx, commit.Hash)
+	a.restoring = plumbing.NewHash(state.Commit)
+	_, missing := a.Mirror.Commit(a.restoring)
+	if missing == nil {
+		a.restoring = a.newest(ctx, a.restoring)
+	}
 	var again []manifest.Workspace
 	for ws, judged := range state.Judged {
 		if judged != a.judged(ws) {
 			again = append(again, ws)
 		}
+	}
+	if missing != nil {
+		for _, ws := range again {
+			a.pending[ws] = true
+		}
+		a.Log.Error("the mirror lacks the applied commit; nothing is served until the remote gave it again: who may read stands in the mirror", "commit", state.Commit, "error", oneLine(missing))
+		return nil
 	}
 	if err := a.apply(ctx, a.restoring, again); err != nil {
 		for _, ws := range again { // the next apply has to know
@@ -277,20 +283,31 @@ func (a *Agent) follow(ctx context.Context) (source.Hash, error) {
 	a.sync.Head = head.String()
 	applied := a.applied
 	if applied.IsZero() {
-		// The mirror remembers also when the store was lost.
+		// The mirror remembers also when the store was lost, and the store when the
+		// mirror was.
 		var known bool
-		if applied, known, err = a.Mirror.Applied(); err != nil || !known {
+		if applied, known, err = a.Mirror.Applied(); err != nil {
 			return head, err
 		}
+		if !known {
+			applied = a.restoring
+		}
+		if applied.IsZero() {
+			return head, nil
+		}
 	}
-	forward, err := a.Mirror.IsAncestor(ctx, applied, head)
+	forward, err := a.contains(ctx, applied, head)
 	if err != nil {
 		return source.Hash{}, err
 	}
 	if !forward && !a.FollowRewind && !a.approval.allows(head) {
 		a.refuse(head)
-		return source.Hash{}, fmt.Errorf("branch %s: %w: its head %s does not contain the applied commit %s, which stays served; push a commit that does, or, if the rewrite was meant, sealward agent approve %[3]s",
-			a.Branch, ErrRewound, head, applied)
+		served := "which stays served"
+		if a.applied.IsZero() {
+			served = "and nothing is served"
+		}
+		return source.Hash{}, fmt.Errorf("branch %s: %w: its head %s does not contain the applied commit %s, %s; push a commit that does, or, if the rewrite was meant, sealward agent approve %[3]s",
+			a.Branch, ErrRewound, head, applied, served)
 	}
 	if !forward {
 		a.Log.Warn("a rewound branch is followed; generations before and after it cannot be compared", "branch", a.Branch, "from", applied.String(), "to", head.String(), "approved", !a.FollowRewind)

@@ -188,6 +188,11 @@ func (c *change) persist(commit source.Hash, put []*unseal.Record) error {
 	a := c.a
 	again := a.applied.IsZero() && a.restoring == commit
 	if again && len(put) == 0 && len(c.deleted) == 0 {
+		// A mirror that was lost has no such note any more.
+		err := a.noteApplied(commit)
+		if err != nil {
+			a.Log.Warn("the mirror cannot be written; serving what the state folder holds", "error", oneLine(err))
+		}
 		return nil
 	}
 	update := store.Update{Source: a.Source, Commit: commit.String(), Put: a.storable(put), Delete: a.storable(c.deleted), Judged: a.judged}
@@ -203,6 +208,14 @@ func (c *change) persist(commit source.Hash, put []*unseal.Record) error {
 		return nil
 	}
 	return err
+}
+
+// noteApplied has the mirror remember commit, if it does not.
+func (a *Agent) noteApplied(commit source.Hash) error {
+	if noted, known, err := a.Mirror.Applied(); err == nil && known && noted == commit {
+		return nil
+	}
+	return a.Mirror.SetApplied(commit)
 }
 
 // renew writes everything that is served into a new store: pages that no start

@@ -74,6 +74,22 @@ func (a *Agent) known() source.Hash {
 	return a.restoring
 }
 
+// contains reports whether head is old or descends from it. While nothing is applied
+// old may come from the store alone: a mirror that was cloned whole since then, and
+// does not have it, has a branch without it.
+func (a *Agent) contains(ctx context.Context, old, head source.Hash) (bool, error) {
+	if a.applied.IsZero() && old == a.restoring {
+		_, known, err := a.Mirror.Applied()
+		if err != nil {
+			return false, err
+		}
+		if _, err := a.Mirror.Commit(old); !known && errors.Is(err, source.ErrNotFound) {
+			return false, nil
+		}
+	}
+	return a.Mirror.IsAncestor(ctx, old, head)
+}
+
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
