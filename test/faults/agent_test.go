@@ -69,7 +69,7 @@ func newAgent(t *testing.T, dir string, o options) *agent {
 	}
 	must(t, os.MkdirAll(filepath.Join(dir, "tmp"), 0o777))
 	must(t, os.WriteFile(filepath.Join(dir, "agent.yaml"), fmt.Appendf(nil,
-		"%skeyring: keys\nstate: %s\naudit: {file: %s}\nserve: {listen: \"127.0.0.1:0\", tokensFile: tokens.yaml, limits: {perIdentity: 1e6, perAddress: 1e6, denials: 1e6}}\n%s",
+		"%skeyring: keys\nstate: %s\naudit: {file: %s}\nserve: {listen: \"127.0.0.1:0\", tokensFile: tokens.yaml, operators: [\"users:id:reader\"], limits: {perIdentity: 1e6, perAddress: 1e6, denials: 1e6}}\n%s",
 		o.source, o.state, o.audit, o.more), 0o644))
 	t.Cleanup(func() {
 		a.kill()
@@ -283,7 +283,7 @@ func (r *reader) secret(id string, alsoKeys bool) error {
 			return err
 		}
 		if value != nil {
-			r.oracle.value(id, key, h.Get("Sealward-Path"), h.Get("Sealward-Generation"), h.Get("Sealward-Stale-Since"), value, &r.seen)
+			r.oracle.value(id, key, h.Get("Sealward-Path"), h.Get("Sealward-Generation"), h.Get("Sealward-Stale-Since"), value, when, &r.seen)
 		}
 	}
 	return nil
@@ -295,6 +295,28 @@ func (r *reader) status() (s serve.StatusJSON, err error) {
 		err = json.Unmarshal(body, &s)
 	}
 	return s, err
+}
+
+// approve is the operator's word for what waits at a commit.
+func (r *reader) approve(commit string) error {
+	at := r.agent.at.Load()
+	if at == nil {
+		return errGone
+	}
+	req, err := http.NewRequest(http.MethodPost, *at+"/v1/approvals", strings.NewReader(`{"commit": "`+commit+`"}`))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+r.token)
+	resp, err := r.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		return fmt.Errorf("approval: %s", resp.Status)
+	}
+	return nil
 }
 
 // source is the status of the one source.

@@ -295,3 +295,52 @@ func TestOddNames(t *testing.T) {
 	stop()
 	w.finish()
 }
+
+// removeMany pushes a commit that takes more than a quarter of all secrets away: its
+// removals wait for the operator's word, also over kill -9, and everything else of it
+// is applied. Then they are approved.
+func (w *world) removeMany() {
+	w.t.Helper()
+	var edits []edit
+	all := w.repo.secrets()
+	gone := 0
+	for _, id := range all[:max(21, len(all)/2)] {
+		for _, e := range w.repo.remove(id) {
+			e.held = true
+			edits = append(edits, e)
+		}
+		gone++
+	}
+	stays, name, _ := strings.Cut(all[len(all)-1], "/")
+	w.repo.push(append(edits, w.repo.set(stays, name)...)...)
+	w.settled()
+	for range 2 {
+		s, err := w.reader.status()
+		if err != nil || s.Counts.Held == 0 || len(s.Held) != 1 || s.Held[0].Commit != w.repo.head {
+			w.t.Fatalf("%d secrets are gone, held: %+v, %v", gone, s.Held, err)
+		}
+		w.agent.kill()
+		w.agent.start()
+		w.settled()
+	}
+	must(w.t, w.reader.approve(w.repo.head))
+	eventually(w.t, "the removals are applied", func() bool { s, err := w.reader.status(); return err == nil && s.Counts.Held == 0 })
+	w.repo.approved()
+	var fresh []edit
+	for i := range gone {
+		fresh = append(fresh, w.repo.set(workspaces[i%len(workspaces)], fmt.Sprintf("m%05d", w.repo.n))...)
+	}
+	w.repo.push(fresh...)
+	w.settled()
+}
+
+func TestManyRemovals(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 50, options{})
+	w.agent.start()
+	w.settled()
+	stop := w.reading()
+	w.removeMany()
+	stop()
+	w.finish()
+}

@@ -153,6 +153,7 @@ func TestMirrorDamaged(t *testing.T) {
 			w.settled()
 			stop := w.reading()
 
+			w.repo.oracle.setDamaged(true)
 			harm(w)
 			w.repo.change(6)
 			w.settled()
@@ -164,6 +165,8 @@ func TestMirrorDamaged(t *testing.T) {
 			w.agent.start()
 			w.repo.change(6)
 			w.settled()
+			w.repo.oracle.setDamaged(false)
+			must(t, w.reader.pass())
 			stop()
 			w.finish()
 		})

@@ -25,6 +25,10 @@ func TestOracleNotesWhatIsWrong(t *testing.T) {
 		}
 		return l
 	}
+	heldAnswer := func(token string) serve.SecretJSON {
+		return serve.SecretJSON{Metadata: serve.Metadata{Name: "old", Generation: "c3"}, Data: map[string]string{"token": token},
+			Provenance: []serve.ProvenanceJSON{{Path: "workspaces/orders/secrets/old.yaml", Keys: []string{"token"}}}}
+	}
 	for name, c := range map[string]struct {
 		ask  func(o *oracle, seen *cursor)
 		want string // "" when it is right
@@ -43,24 +47,31 @@ func TestOracleNotesWhatIsWrong(t *testing.T) {
 		"nothing of it": {func(o *oracle, s *cursor) {
 			o.secret(db, serve.SecretJSON{Metadata: serve.Metadata{Generation: "c1"}}, asked{}, s)
 		}, "missing"},
-		"absent":              {func(o *oracle, s *cursor) { o.absent("orders/api", asked{}) }, "in every commit"},
-		"absent later":        {func(o *oracle, s *cursor) { o.absent(db, asked{seen: 1}) }, ""},
-		"absent, keys away":   {func(o *oracle, s *cursor) { o.setKeyless("orders", true); o.absent("orders/api", asked{}) }, ""},
+		"absent":            {func(o *oracle, s *cursor) { o.absent("orders/api", asked{}) }, "in every commit"},
+		"absent later":      {func(o *oracle, s *cursor) { o.absent(db, asked{seen: 1}) }, ""},
+		"absent, keys away": {func(o *oracle, s *cursor) { o.setKeyless("orders", true); o.absent("orders/api", asked{}) }, ""},
+		"damaged, marked": {func(o *oracle, s *cursor) {
+			o.setDamaged(true)
+			o.secret(db, stale(answer("c1", "p0", "u0")), asked{}, s)
+		}, ""},
+		"damaged, unmarked":   {func(o *oracle, s *cursor) { o.setDamaged(true); o.secret(db, answer("c1", "p0", "u0"), asked{}, s) }, "not in that commit"},
+		"held":                {func(o *oracle, s *cursor) { o.secret("orders/old", heldAnswer("h"), asked{}, s) }, ""},
+		"held, another":       {func(o *oracle, s *cursor) { o.secret("orders/old", heldAnswer("x"), asked{}, s) }, "not in that commit"},
 		"a whole list":        {func(o *oracle, s *cursor) { o.list("orders", list("c1", "api", "db"), asked{}, s) }, ""},
 		"a list without":      {func(o *oracle, s *cursor) { o.list("orders", list("c1", "api"), asked{}, s) }, "db is missing"},
 		"a list with more":    {func(o *oracle, s *cursor) { o.list("orders", list("c3", "api", "db"), asked{}, s) }, "does not exist there"},
-		"one value":           {func(o *oracle, s *cursor) { o.value(db, "user", path, "c1", "", []byte("u1"), s) }, ""},
-		"one value, of c0":    {func(o *oracle, s *cursor) { o.value(db, "user", path, "c1", "", []byte("u0"), s) }, "another value"},
-		"one value, stale":    {func(o *oracle, s *cursor) { o.value(db, "user", path, "c2", "x", []byte("u1"), s) }, ""},
-		"one value, unmarked": {func(o *oracle, s *cursor) { o.value(db, "user", path, "c2", "", []byte("u1"), s) }, "another value"},
+		"one value":           {func(o *oracle, s *cursor) { o.value(db, "user", path, "c1", "", []byte("u1"), asked{}, s) }, ""},
+		"one value, of c0":    {func(o *oracle, s *cursor) { o.value(db, "user", path, "c1", "", []byte("u0"), asked{}, s) }, "another value"},
+		"one value, stale":    {func(o *oracle, s *cursor) { o.value(db, "user", path, "c2", "x", []byte("u1"), asked{}, s) }, ""},
+		"one value, unmarked": {func(o *oracle, s *cursor) { o.value(db, "user", path, "c2", "", []byte("u1"), asked{}, s) }, "another value"},
 	} {
 		o := newOracle()
-		api := file{"orders/api", map[string]string{"token": "t"}}
+		api := file{"orders/api", map[string]string{"token": "t"}, false}
 		const apiPath = "workspaces/orders/secrets/api.yaml"
-		o.merge("c0", map[string]file{apiPath: api, path: {db, map[string]string{"password": "p0", "user": "u0"}}})
-		o.merge("c1", map[string]file{apiPath: api, path: {db, map[string]string{"password": "p1", "user": "u1"}}})
-		o.merge("c2", map[string]file{apiPath: api, path: {db, nil}})
-		o.merge("c3", map[string]file{apiPath: api})
+		o.merge("c0", map[string]file{apiPath: api, path: {db, map[string]string{"password": "p0", "user": "u0"}, false}})
+		o.merge("c1", map[string]file{apiPath: api, path: {db, map[string]string{"password": "p1", "user": "u1"}, false}})
+		o.merge("c2", map[string]file{apiPath: api, path: {db, nil, false}})
+		o.merge("c3", map[string]file{apiPath: api, "workspaces/orders/secrets/old.yaml": {"orders/old", map[string]string{"token": "h"}, true}})
 		var seen cursor
 		c.ask(o, &seen)
 		violations, reads := o.report()

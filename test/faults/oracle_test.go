@@ -18,6 +18,7 @@ const canary = "PlaintextCanary"
 type file struct {
 	secret string            // workspace/name
 	values map[string]string // nil: it cannot be unsealed
+	held   bool              // it is removed, and served until the operator approves that
 }
 
 // oracle knows what each merged commit holds, and notes every answer of an agent
@@ -32,6 +33,8 @@ type oracle struct {
 	// missing. turns counts how often keys went or came.
 	keyless map[string]bool
 	turns   int
+	// damaged: the mirror may have lost manifests, whose last good values are served.
+	damaged bool
 	// notFollowed are commits that a moved branch shows and that must not be served.
 	notFollowed map[string]bool
 }
@@ -55,6 +58,13 @@ func (o *oracle) setKeyless(ws string, yes bool) {
 	o.turns++
 }
 
+func (o *oracle) setDamaged(yes bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.damaged = yes
+	o.turns++
+}
+
 // asked is when a reader asked: what is said to be missing may have been so since.
 type asked struct {
 	seen  cursor
@@ -66,6 +76,9 @@ func (o *oracle) ask(seen cursor) asked {
 	defer o.mu.Unlock()
 	return asked{seen, o.turns}
 }
+
+// mayBeStale reports whether the mirror was damaged at some time since it was asked.
+func (o *oracle) mayBeStale(when asked) bool { return o.damaged || o.turns != when.turns }
 
 // mayMiss reports whether the keys of a workspace were away at some time since it
 // was asked.
@@ -116,7 +129,7 @@ func (o *oracle) list(ws string, got serve.ListJSON, when asked, seen *cursor) {
 	for _, f := range o.states[at] {
 		if w, name, _ := strings.Cut(f.secret, "/"); w == ws {
 			may[name] = true
-			if f.values != nil && !o.mayMiss(ws, when) {
+			if f.values != nil && !f.held && !o.mayMiss(ws, when) {
 				must[name] = true
 			}
 		}
@@ -167,12 +180,14 @@ func (o *oracle) secret(id string, got serve.SecretJSON, when asked, seen *curso
 			if !o.earlier(path, values, at) {
 				o.violate("%s at commit %d: %s is broken, and what is served of it was never merged", id, at, path)
 			}
+		case got.StaleSince != nil && o.mayBeStale(when) && o.earlier(path, values, at):
+			stale = true
 		case !maps.Equal(values, f.values):
 			o.violate("%s at commit %d: %s is served as it is not in that commit", id, at, path)
 		}
 	}
 	for path, f := range o.states[at] {
-		if f.secret == id && f.values != nil && served[path] == nil && !o.mayMiss(ws, when) {
+		if f.secret == id && f.values != nil && !f.held && served[path] == nil && !o.mayMiss(ws, when) {
 			o.violate("%s at commit %d: %s is missing", id, at, path)
 		}
 	}
@@ -204,7 +219,7 @@ func (o *oracle) absent(id string, when asked) {
 	for at := int(when.seen); at < len(o.states); at++ {
 		good := false
 		for _, f := range o.states[at] {
-			good = good || f.secret == id && f.values != nil
+			good = good || f.secret == id && f.values != nil && !f.held
 		}
 		if !good {
 			return
@@ -214,7 +229,7 @@ func (o *oracle) absent(id string, when asked) {
 }
 
 // value checks one value that was read alone.
-func (o *oracle) value(id, key, path, generation, stale string, data []byte, seen *cursor) {
+func (o *oracle) value(id, key, path, generation, stale string, data []byte, when asked, seen *cursor) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	what := id + "/" + key
@@ -228,12 +243,13 @@ func (o *oracle) value(id, key, path, generation, stale string, data []byte, see
 		return
 	}
 	want := f.values[key]
-	if f.values == nil {
+	lastGood := f.values == nil || stale != "" && o.mayBeStale(when)
+	if lastGood {
 		for i := at; i >= 0 && want != string(data); i-- {
 			want = o.states[i][path].values[key]
 		}
 	}
-	if want != string(data) || (stale != "") != (f.values == nil) {
+	if want != string(data) || (stale != "") != lastGood {
 		o.violate("%s at commit %d: another value (stale since %q)", what, at, stale)
 	}
 }

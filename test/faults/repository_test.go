@@ -74,6 +74,11 @@ func newRepository(t *testing.T, dir string, secrets int, seed uint64) *reposito
 	return r
 }
 
+// approved forgets what was held: the operator let it go.
+func (r *repository) approved() {
+	maps.DeleteFunc(r.files, func(_ string, f file) bool { return f.held })
+}
+
 // putKey writes the identity of a workspace into the keyring.
 func (r *repository) putKey(ws string) {
 	r.t.Helper()
@@ -109,6 +114,7 @@ func gitEnv() []string {
 type edit struct {
 	path string
 	gone bool
+	held bool // gone, and served until the operator approves that
 	text string
 	blob string // an object that is there already, instead of text
 	file *file  // what the oracle is to expect; nil: the path is no secret
@@ -273,7 +279,10 @@ func (r *repository) push(edits ...edit) string {
 func (r *repository) apply(edits []edit) map[string]file {
 	next := maps.Clone(r.files)
 	for _, e := range edits {
-		if e.gone || e.file == nil {
+		if f, known := next[e.path]; e.held && known {
+			f.held = true
+			next[e.path] = f
+		} else if e.gone || e.file == nil {
 			delete(next, e.path)
 		} else {
 			next[e.path] = *e.file

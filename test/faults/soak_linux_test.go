@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -121,6 +122,28 @@ func (w *world) faults(state string) map[string]func() {
 			w.agent.program = usual
 			w.agent.start()
 		},
+		"damaged mirror": func() {
+			w.settled()
+			w.repo.oracle.setDamaged(true)
+			w.agent.kill()
+			packs, err := filepath.Glob(filepath.Join(state, "mirror/objects/pack/*.pack"))
+			must(w.t, err)
+			for _, file := range packs {
+				switch w.random.IntN(4) {
+				case 0:
+					damage(turnBytes).apply(w.t, w.random, file)
+				case 1:
+					damage(truncate).apply(w.t, w.random, file)
+				case 2:
+					must(w.t, os.Remove(file))
+				}
+			}
+			w.agent.start()
+			w.commits(1)
+			w.settled()
+			w.repo.oracle.setDamaged(false)
+		},
+		"many removals": func() { w.settled(); w.removeMany() },
 		"keys away": func() {
 			gone := workspaces[:1+w.random.IntN(len(workspaces))]
 			for _, ws := range gone {
