@@ -614,16 +614,18 @@ func (c *change) unseal(ctx context.Context, commit source.Hash) ([]*unseal.Reco
 			}
 		})
 	}
+	sent := 0
 	for i := range records {
 		if ctx.Err() != nil {
 			break
 		}
 		work <- i
+		sent++
 	}
 	close(work)
 	wg.Wait()
+	c.a.Metrics.queued(sent - len(records)) // none, unless the sync was ended
 	if ctx.Err() != nil {
-		c.a.Metrics.emptied()
 		return nil, context.Cause(ctx)
 	}
 	if err := c.provenance(ctx, commit, records, contents); err != nil {

@@ -97,14 +97,6 @@ func (m *Metrics) queued(n int) {
 	}
 }
 
-// emptied: a sync was ended, and what waited will be asked for anew. Other sources
-// may have some in the queue still; they count down below zero never for long.
-func (m *Metrics) emptied() {
-	if m != nil {
-		m.queue.Set(0)
-	}
-}
-
 func (m *Metrics) opened(took time.Duration) {
 	if m != nil {
 		m.queue.Dec()
