@@ -222,6 +222,8 @@ func (f *followed) newAgent(s *Service, ring *keyring.Keyring) {
 		Metrics:   s.metrics,
 		Elsewhere: func(ws manifest.Workspace) string { return s.Settings.elsewhere(f.SourceSettings, ws) },
 	})
+	// Known from the start, so that a source that was not looked at yet is seen.
+	s.live.SetSync(f.agent.sync)
 }
 
 func (f *followed) storePath() string { return filepath.Join(f.dir, "store.db") }

@@ -52,10 +52,11 @@ others see what they may list.`,
 	return c
 }
 
-// well: every source was followed to its head, and all is served as committed.
+// well: every source serves a commit and was followed to its head, and all is served
+// as committed.
 func well(s serve.StatusJSON) bool {
 	for _, src := range s.Sources {
-		if src.Sync.Error != "" || src.Sync.LagSeconds > 0 {
+		if src.Commit == "" || src.Sync.Error != "" || src.Sync.LagSeconds > 0 {
 			return false
 		}
 	}
@@ -101,7 +102,10 @@ func printStatus(w io.Writer, s serve.StatusJSON, wide bool, now time.Time) {
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "\n%s\n", indented(p.Reason))
 	}
-	hidden := s.Counts.Failing - len(s.Failing) + s.Counts.Problems - len(s.Problems) + s.Counts.Contested - len(s.Contested)
+	hidden := s.Counts.Failing - len(s.Failing) + s.Counts.Problems - len(s.Problems) + s.Counts.Contested - len(s.Contested) + s.Counts.Held
+	for _, h := range s.Held {
+		hidden -= len(h.Paths)
+	}
 	if hidden > 0 {
 		fmt.Fprintf(w, "\n%d more that you may not list; an operator sees all\n", hidden)
 	}
