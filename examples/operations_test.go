@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,7 +49,29 @@ func TestAlerts(t *testing.T) {
 	if err := yaml.Unmarshal(text, &rules); err != nil {
 		t.Fatal(err)
 	}
+	tests, err := os.ReadFile("prometheus/tests.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string][]bool{} // whether each case has it fire
+	var tried struct {
+		Tests []struct {
+			Cases []struct {
+				Alert string `yaml:"alertname"`
+				Fire  []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	if err := yaml.Unmarshal(tests, &tried); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range tried.Tests[0].Cases {
+		cases[c.Alert] = append(cases[c.Alert], len(c.Fire) > 0)
+	}
 	for _, r := range rules.Groups[0].Rules {
+		if !slices.Contains(cases[r.Alert], true) || !slices.Contains(cases[r.Alert], false) {
+			t.Errorf("%s has no case in which it fires, or none in which it is quiet", r.Alert)
+		}
 		if !strings.Contains(r.Annotations["summary"], "$labels.instance") {
 			t.Errorf("%s does not say which agent", r.Alert)
 		}
