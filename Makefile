@@ -3,7 +3,7 @@
 # make check    the quick loop: vet, formatting, tests without the race detector
 # make soak     random commits, faults and reads around an agent for SOAK (docs/reliability.md)
 # make bench    the figures of docs/benchmarks.md
-# make bench-scale     those of up to 100,000 manifests, some five minutes
+# make bench-scale     those of up to 100,000 manifests, some three minutes
 # make lint     formatting, vet, the direction of imports
 # make fuzz     each fuzzer for FUZZTIME (make test: for 3 s)
 # make build    bin/sealward
