@@ -16,7 +16,13 @@ var (
 	ErrNotRepository = errors.New("there is no Git repository to read")
 	ErrEmpty         = errors.New("the repository has no commit yet")
 	ErrNoBranch      = errors.New("the repository has no such branch")
-	ErrConfig        = errors.New("cannot be used as configured") // a file that Auth names
+	ErrConfig        = errors.New("cannot be used as configured") // a file that Auth or LoadSigners names
+)
+
+// What can be wrong with a commit's signature.
+var (
+	ErrUnsigned  = errors.New("the commit is not signed")
+	ErrSignature = errors.New("the commit's signature is not accepted")
 )
 
 // What can be wrong with an answer from the mirror itself.

@@ -8,10 +8,11 @@
 // repository in which people write.
 //
 // It knows nothing of secrets, manifests or keys: what it stores is what the
-// remote stores, ciphertext. It does not decide which commit may be followed,
-// verifies no signature, never polls and never retries; its caller does. It
-// keeps out of the environment: no credential helper, no ~/.ssh, no agent
-// socket, no .netrc (only the proxy variables that net/http reads).
+// remote stores, ciphertext. It does not decide which commit may be followed
+// ([Mirror.Verify] says who signed one), never polls and never retries; its
+// caller does. It keeps out of the environment: no credential helper, no
+// ~/.ssh, no agent socket, no .netrc (only the proxy variables that net/http
+// reads).
 package source
 
 import (
