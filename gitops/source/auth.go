@@ -18,6 +18,8 @@ type Auth struct {
 	UsernameFile, PasswordFile, TokenFile string
 	SSHKeyFile, KnownHostsFile            string
 	CAFile                                string
+	// ProxyCredentialFile holds USER:PASSWORD for Config.Proxy, in one line.
+	ProxyCredentialFile string
 }
 
 // maxAuthFile bounds a credential file; a CA bundle may be as large.
@@ -73,7 +75,10 @@ func (r remote) keyscan() string {
 type credential struct {
 	user, password, token string
 	sshKey, ca            []byte
-	from                  string // where it came from, for a hint
+
+	proxyUser, proxyPassword string
+
+	from string // where it came from, for a hint
 }
 
 func (c credential) empty() bool { return c.user == "" && c.token == "" && c.sshKey == nil }
@@ -105,6 +110,18 @@ func (a Auth) read(r remote) (credential, error) {
 		c.password, c.token = c.token, ""
 	}
 	var err error
+	if a.ProxyCredentialFile != "" {
+		text, err := readAuthFile("proxyCredentialFile", a.ProxyCredentialFile)
+		if err != nil {
+			return credential{}, err
+		}
+		line := strings.TrimRight(string(text), "\r\n")
+		var ok bool
+		c.proxyUser, c.proxyPassword, ok = strings.Cut(line, ":")
+		if !ok || c.proxyUser == "" || strings.ContainsAny(line, "\r\n\x00") {
+			return credential{}, fmt.Errorf("proxyCredentialFile %s: %w: it must hold one line, USER:PASSWORD", a.ProxyCredentialFile, ErrConfig)
+		}
+	}
 	if a.SSHKeyFile != "" {
 		if c.sshKey, err = readAuthFile("sshKeyFile", a.SSHKeyFile); err != nil {
 			return credential{}, err

@@ -1,6 +1,8 @@
 package source
 
 import (
+	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -9,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
@@ -20,7 +23,7 @@ import (
 // go-git's doing.
 func newHTTP(c *call) (session, error) {
 	r := c.m.remote
-	rt, err := c.m.transport(c.cred.ca)
+	rt, err := c.m.transport(c.cred)
 	if err != nil {
 		return nil, err
 	}
@@ -40,25 +43,28 @@ func newHTTP(c *call) (session, error) {
 	case c.cred.user != "":
 		auth = &githttp.BasicAuth{Username: c.cred.user, Password: c.cred.password}
 	}
-	client := githttp.NewClient(&http.Client{Transport: boundedHTTP{rt}})
+	client := githttp.NewClient(&http.Client{Transport: boundedHTTP{rt, c.m}})
 	return client.NewUploadPackSession(ep, auth)
 }
 
 // transport keeps connections open between looks. go-git's own CA bundle
 // option would clone a transport for each session and leave its connections
 // behind.
-func (m *Mirror) transport(ca []byte) (*http.Transport, error) {
+func (m *Mirror) transport(cred credential) (*http.Transport, error) {
+	ca := cred.ca
+	madeFor := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", ca, cred.proxyUser, cred.proxyPassword))
 	m.httpMu.Lock()
 	defer m.httpMu.Unlock()
-	if m.http != nil && m.httpCA == string(ca) {
+	if m.http != nil && m.httpFor == madeFor {
 		return m.http, nil
 	}
 	rt := &http.Transport{
-		Proxy:             http.ProxyFromEnvironment,
-		ForceAttemptHTTP2: true,
-		IdleConnTimeout:   90 * time.Second,
+		Proxy:                  m.proxyFor(cred),
+		OnProxyConnectResponse: m.proxyAnswered,
+		ForceAttemptHTTP2:      true,
+		IdleConnTimeout:        90 * time.Second,
 		// net/http goes on dialling after a request was given up.
-		DialContext:         (&net.Dialer{Timeout: m.cfg.Timeout}).DialContext,
+		DialContext:         m.dial,
 		TLSHandshakeTimeout: m.cfg.Timeout,
 	}
 	if len(ca) > 0 {
@@ -74,13 +80,44 @@ func (m *Mirror) transport(ca []byte) (*http.Transport, error) {
 	if m.http != nil {
 		m.http.CloseIdleConnections()
 	}
-	m.http, m.httpCA = rt, string(ca)
+	m.http, m.httpFor = rt, madeFor
 	return rt, nil
+}
+
+func (m *Mirror) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: m.cfg.Timeout}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	// net/http waits a minute for a proxy to make a tunnel, whatever became of
+	// the request. Twice, so that the request is given up first and says why.
+	if err := conn.SetReadDeadline(time.Now().Add(2 * m.cfg.Timeout)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &promptConn{Conn: conn}, nil
+}
+
+// promptConn has a deadline until its first byte arrives.
+type promptConn struct {
+	net.Conn
+	heard atomic.Bool
+}
+
+func (c *promptConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.heard.CompareAndSwap(false, true) {
+		_ = c.Conn.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // boundedHTTP bounds what go-git reads to the end: a list of refs, and the
 // body of an error, which it copies into memory and into the error's text.
-type boundedHTTP struct{ next http.RoundTripper }
+type boundedHTTP struct {
+	next http.RoundTripper
+	m    *Mirror
+}
 
 const maxErrorBody = 4 << 10
 
@@ -90,6 +127,9 @@ func (b boundedHTTP) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	switch {
+	case resp.StatusCode == http.StatusProxyAuthRequired && req.URL.Scheme == "http": // there is no tunnel
+		resp.Body.Close()
+		return nil, b.m.proxyRefused(b.m.proxy)
 	case resp.StatusCode >= http.StatusMultipleChoices:
 		resp.Body = httpBody{Reader: io.LimitReader(resp.Body, maxErrorBody), close: resp.Body.Close}
 	case req.Method == http.MethodGet:

@@ -146,3 +146,15 @@ func settled(t *testing.T, what string, condition func() bool) {
 	}
 	t.Errorf("after two seconds still: %s", what)
 }
+
+// rerun runs one test in a process of its own, for what is read once in one.
+func rerun(t *testing.T, name string, env ...string) string {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+name+"$", "-test.v")
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
+}

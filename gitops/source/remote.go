@@ -424,6 +424,8 @@ func (c *call) sort(err error) error {
 		return fmt.Errorf("%w: the server redirects where we do not follow; set url to the final address", ErrNotRepository)
 	case errors.As(err, &dns):
 		return fmt.Errorf("%w: %s", ErrUnreachable, said(dns))
+	case errors.As(err, &op) && strings.HasPrefix(op.Op, "socks") && strings.Contains(op.Error(), "authentication"):
+		return c.m.proxyRefused(c.m.proxy)
 	case errors.As(err, &op):
 		return fmt.Errorf("%w: %s", ErrUnreachable, said(op))
 	}
@@ -440,7 +442,8 @@ func isOurs(err error) bool {
 // as it is and as HTTP sends it.
 func (c *call) scrub(text string) string {
 	basic := base64.StdEncoding.EncodeToString([]byte(c.cred.user + ":" + c.cred.password))
-	for _, secret := range []string{basic, c.cred.password, c.cred.token} {
+	proxy := base64.StdEncoding.EncodeToString([]byte(c.cred.proxyUser + ":" + c.cred.proxyPassword))
+	for _, secret := range []string{basic, c.cred.password, c.cred.token, proxy, c.cred.proxyPassword} {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret, "***")
 		}

@@ -248,6 +248,26 @@ func TestHTTPSRedirects(t *testing.T) {
 	_, err := m.Look(ctx)
 	mustBe(t, err, ErrAuth)
 
+	// Nor is anything sent in the clear after https.
+	asked := atomic.Bool{}
+	clear := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(true)
+		s.Config.Handler.ServeHTTP(w, r)
+	}))
+	t.Cleanup(clear.Close)
+	down := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, clear.URL+r.URL.String(), http.StatusTemporaryRedirect)
+	}))
+	down.StartTLS()
+	t.Cleanup(down.Close)
+	cfg.URL = down.URL + "/secrets.git"
+	_, err = s.repo.open(cfg).Fetch(ctx)
+	mustBe(t, err, ErrNotRepository)
+	mustSay(t, err, "redirects")
+	if asked.Load() {
+		t.Error("the request went out without TLS")
+	}
+
 	// A transfer is not redirected.
 	s2 := serve(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

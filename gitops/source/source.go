@@ -16,11 +16,13 @@
 package source
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,6 +54,11 @@ type Config struct {
 	Branch string
 	Auth   Auth
 
+	// Proxy, for https and http only, is http://, https:// or socks5://, a host
+	// and a port, without a credential (see Auth.ProxyCredentialFile). Without
+	// it the environment's HTTPS_PROXY and NO_PROXY count.
+	Proxy string
+
 	// Timeout bounds a look, and the silence during a fetch: a large clone
 	// may take longer as long as bytes keep coming. Default 60s.
 	Timeout time.Duration
@@ -69,13 +76,14 @@ type Mirror struct {
 	dir    string
 	cfg    Config
 	remote remote
+	proxy  *url.URL // nil: as the environment says
 	store  *objects
 
 	fetching sync.Mutex // one transfer at a time
 
-	httpMu sync.Mutex // guards the two below
-	httpCA string
-	http   *http.Transport
+	httpMu  sync.Mutex        // guards the two below
+	httpFor [sha256.Size]byte // of the CA and the proxy's credential that http was made with
+	http    *http.Transport
 
 	maxEntries int
 }
@@ -103,6 +111,10 @@ func Open(dir string, cfg Config) (*Mirror, error) {
 	if err := checkAuth(r, cfg.Auth); err != nil {
 		return nil, fmt.Errorf("source %s: %w", r.shown, err)
 	}
+	proxy, err := parseProxy(r, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", r.shown, err)
+	}
 	for _, v := range []struct {
 		field string
 		n     int64
@@ -122,7 +134,7 @@ func Open(dir string, cfg Config) (*Mirror, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mirror %s: %w", dir, err)
 	}
-	return &Mirror{dir: dir, cfg: cfg, remote: r, store: store, maxEntries: maxEntries}, nil
+	return &Mirror{dir: dir, cfg: cfg, remote: r, proxy: proxy, store: store, maxEntries: maxEntries}, nil
 }
 
 func orDefault[T int64 | time.Duration](v, def T) T {
