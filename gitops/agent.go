@@ -3,8 +3,8 @@
 //
 // Most callers need [New], then [Agent.Restore] to serve what was applied last,
 // and [Agent.Run], or [Agent.Sync] for one look. The steps of a sync are: look
-// at the remote's head, fetch, see that it is a fast-forward, compare trees,
-// unseal what changed, make it durable, publish. Git itself is in gitops/source,
+// at the remote's head, fetch, see that it is signed and a fast-forward, compare
+// trees, unseal what changed, make it durable, publish. Git itself is in gitops/source,
 // keys and values in unseal.
 package gitops
 
@@ -61,6 +61,8 @@ type Config struct {
 	AllowUnbound bool
 	// FollowRewind also takes a head that does not contain the applied commit.
 	FollowRewind bool
+	// Signatures is nil where commits need none.
+	Signatures *SignaturePolicy
 	// RemovalGuard is nil where removals never wait.
 	RemovalGuard *RemovalGuard
 	// Elsewhere says of a workspace that this source may not hold why; "" of one
@@ -94,7 +96,11 @@ type Agent struct {
 	// holding: some removal waits for the operator's word.
 	holding bool
 	recent  recent
-	healed  time.Time // when the mirror was last cloned anew, or that was tried
+	// vouched is the last head that is signed as it must be, be it followed or not;
+	// appliedBy is who signed the applied commit.
+	vouched   vouched
+	appliedBy string
+	healed    time.Time // when the mirror was last cloned anew, or that was tried
 	// contested workspaces, as last reported.
 	contested map[manifest.Workspace][]string
 
@@ -135,6 +141,7 @@ func (a *Agent) Restore(ctx context.Context) error {
 	_, missing := a.Mirror.Commit(a.restoring)
 	if missing == nil {
 		a.restoring = a.newest(ctx, a.restoring)
+		a.checkRestored(a.restoring)
 	}
 	var again []manifest.Workspace
 	for ws, judged := range state.Judged {
@@ -179,6 +186,7 @@ func (a *Agent) restoreFromMirror(ctx context.Context) error {
 	applied, known, err := a.Mirror.Applied()
 	if err == nil && known {
 		a.restoring = applied
+		a.checkRestored(applied)
 		err = a.apply(ctx, applied, nil)
 	}
 	if err != nil && ctx.Err() == nil {
@@ -281,6 +289,9 @@ func (a *Agent) follow(ctx context.Context) (source.Hash, error) {
 		return source.Hash{}, err
 	}
 	a.sync.Head = head.String()
+	if err := a.checkHead(head); err != nil {
+		return source.Hash{}, err
+	}
 	applied := a.applied
 	if applied.IsZero() {
 		// The mirror remembers also when the store was lost, and the store when the

@@ -48,6 +48,7 @@ type world struct {
 	followRewind bool
 	guard        *gitops.RemovalGuard
 	metrics      bool
+	signatures   *gitops.SignaturePolicy
 }
 
 func newWorld(t *testing.T) *world {
@@ -177,6 +178,7 @@ func (w *world) start() {
 		Mirror: mirror, Root: w.root, Source: "test", Branch: "main", Keyring: ring, Store: st, Live: w.live,
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)), Now: func() time.Time { return w.now },
 		Interval: time.Minute, MaxStale: 24 * time.Hour, AllowUnbound: w.allowUnbound, FollowRewind: w.followRewind, RemovalGuard: w.guard,
+		Signatures: w.signatures,
 	})
 	if w.metrics {
 		w.agent.Metrics = gitops.NewMetrics(w.live, w.agent.Now, "v0")

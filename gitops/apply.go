@@ -157,7 +157,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	}
 	a.publish(info, c)
 	c.remember(put)
-	a.tree, a.applied = c.next, commit
+	a.tree, a.applied, a.appliedBy = c.next, commit, a.signer(commit)
 	if c.held > 0 || len(c.released) > 0 || a.holding {
 		held := heldBy(a.tree.records)
 		a.holding = len(held) > 0
@@ -770,6 +770,7 @@ func (c *change) provenance(ctx context.Context, commit source.Hash, records []*
 		if last, ok := found[c.a.inRepository(r.Path)]; ok {
 			p := &contents[i].Provenance
 			p.Commit, p.Author, p.Time = unique.Make(last.Hash.String()).Value(), last.Author, last.AuthorTime.UTC()
+			p.Signer = c.a.signer(commit)
 		}
 	}
 	return nil

@@ -122,7 +122,8 @@ func ParseSettings(data []byte, dir string) (Settings, error) {
 	files := []*string{&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile, &s.Webhook.SecretFile}
 	for _, src := range s.all() {
 		a := &src.Auth
-		files = append(files, &a.UsernameFile, &a.PasswordFile, &a.TokenFile, &a.SSHKeyFile, &a.KnownHostsFile, &a.CAFile)
+		files = append(files, &a.UsernameFile, &a.PasswordFile, &a.TokenFile, &a.SSHKeyFile, &a.KnownHostsFile, &a.CAFile, &a.ProxyCredentialFile,
+			&src.Verify.AllowedSignersFile, &src.Verify.OpenPGPKeysFile)
 		src.URL = absoluteURL(src.URL, dir)
 	}
 	for _, p := range files {

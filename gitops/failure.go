@@ -19,6 +19,7 @@ func classify(err error) unseal.SyncClass {
 		// A full disk first: it also looks like a fault of what stands on it.
 		{source.ErrDisk, unseal.SyncDisk}, {syscall.ENOSPC, unseal.SyncDisk}, {syscall.EDQUOT, unseal.SyncDisk}, {syscall.EROFS, unseal.SyncDisk},
 		{ErrRewound, unseal.SyncRewound},
+		{source.ErrUnsigned, unseal.SyncSignature}, {source.ErrSignature, unseal.SyncSignature},
 		{source.ErrConfig, unseal.SyncConfig},
 		{source.ErrUntrusted, unseal.SyncUntrusted},
 		{source.ErrAuth, unseal.SyncAuth},

@@ -74,16 +74,18 @@ func (s *SourceSettings) check(field string) (errs []error) {
 	if s.URL == "" {
 		errs = append(errs, fmt.Errorf("%s.url is missing; the repository to follow, as git clone takes it", field))
 	}
-	for _, f := range []struct {
-		field string
-		asked bool
-	}{
-		{"proxy", s.Proxy != "" || s.Auth.ProxyCredentialFile != ""},
-		{"verify", s.Verify.Mode != "" && s.Verify.Mode != "none" || s.Verify.AllowedSignersFile != "" || s.Verify.OpenPGPKeysFile != ""},
-	} {
-		if f.asked {
-			errs = append(errs, fmt.Errorf("%s.%s is not supported by this version; leave it out", field, f.field))
+	// A file of signers beside mode none would look like a protection.
+	switch listed := s.Verify.AllowedSignersFile != "" || s.Verify.OpenPGPKeysFile != ""; s.Verify.Mode {
+	case "", "none":
+		if listed {
+			errs = append(errs, fmt.Errorf("%s.verify names who may sign, but no signature is asked for; set mode: required, or leave the files out", field))
 		}
+	case "required":
+		if !listed {
+			errs = append(errs, fmt.Errorf("%s.verify is required and nobody may sign; name allowedSignersFile (SSH), openPGPKeysFile, or both", field))
+		}
+	default:
+		errs = append(errs, fmt.Errorf("%s.verify.mode is %.40q; none or required", field, s.Verify.Mode))
 	}
 	if r := s.Rewind; r != "" && r != "refuse" && r != "follow" {
 		errs = append(errs, fmt.Errorf("%s.rewind is %.40q; refuse or follow", field, r))
@@ -117,10 +119,19 @@ func (s *SourceSettings) removalGuard() *RemovalGuard {
 // Config is the settings as package source takes them.
 func (s *SourceSettings) Config() source.Config {
 	a := s.Auth
-	return source.Config{URL: s.URL, Branch: s.Branch, Timeout: time.Duration(s.Timeout), Auth: source.Auth{
+	return source.Config{URL: s.URL, Branch: s.Branch, Proxy: s.Proxy, Timeout: time.Duration(s.Timeout), Auth: source.Auth{
 		UsernameFile: a.UsernameFile, PasswordFile: a.PasswordFile, TokenFile: a.TokenFile,
 		SSHKeyFile: a.SSHKeyFile, KnownHostsFile: a.KnownHostsFile, CAFile: a.CAFile,
+		ProxyCredentialFile: a.ProxyCredentialFile,
 	}}
+}
+
+// signatures is nil where commits need none.
+func (s *SourceSettings) signatures() *SignaturePolicy {
+	if s.Verify.Mode != "required" {
+		return nil
+	}
+	return &SignaturePolicy{AllowedSignersFile: s.Verify.AllowedSignersFile, OpenPGPKeysFile: s.Verify.OpenPGPKeysFile}
 }
 
 // shownURL is the URL without a password that it may hold.
@@ -218,7 +229,7 @@ func (f *followed) newAgent(s *Service, ring *keyring.Keyring) {
 		Name: f.Name, Mirror: f.mirror, Root: f.Path, Source: f.ID(), URL: f.shownURL(), Branch: f.Branch,
 		Keyring: ring, Store: f.store, Renew: f.renewStore, Remirror: f.remirror, Live: s.live, Log: f.log, Now: f.now,
 		Interval: time.Duration(f.Interval), MaxStale: time.Duration(s.Settings.MaxStale),
-		AllowUnbound: s.Settings.Binding == "optional", RemovalGuard: f.removalGuard(), FollowRewind: f.Rewind == "follow",
+		AllowUnbound: s.Settings.Binding == "optional", RemovalGuard: f.removalGuard(), Signatures: f.signatures(), FollowRewind: f.Rewind == "follow",
 		Metrics:   s.metrics,
 		Elsewhere: func(ws manifest.Workspace) string { return s.Settings.elsewhere(f.SourceSettings, ws) },
 	})

@@ -89,7 +89,8 @@ type Provenance struct {
 	Commit string
 	Author string
 	Time   time.Time
-	// Signer is who signed the commit, when signatures are verified.
+	// Signer is who signed the applied commit with which the content came, where
+	// signatures are required: Commit itself, or one that merged it.
 	Signer string
 }
 
