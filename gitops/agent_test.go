@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -176,7 +175,7 @@ func (w *world) start() {
 	w.t.Cleanup(w.close)
 	w.agent = gitops.New(gitops.Config{
 		Mirror: mirror, Root: w.root, Source: "test", Branch: "main", Keyring: ring, Store: st, Live: w.live,
-		Log: slog.New(slog.NewTextHandler(&w.log, nil)), Now: func() time.Time { return w.now },
+		Log: logged.To(&w.log), Now: func() time.Time { return w.now },
 		Interval: time.Minute, MaxStale: 24 * time.Hour, AllowUnbound: w.allowUnbound, FollowRewind: w.followRewind, RemovalGuard: w.guard,
 		Signatures: w.signatures,
 	})

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -76,7 +75,7 @@ func replay(t *testing.T, root string) {
 		must(t, serve.AddToken(tokens, entry))
 		bearers[who] = bearer
 	}
-	log := slog.New(slog.NewTextHandler(&w.log, nil))
+	log := logged.To(&w.log)
 	known, err := serve.OpenTokens(tokens, log)
 	must(t, err)
 	file := filepath.Join(w.dir, "audit.jsonl")

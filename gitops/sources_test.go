@@ -2,7 +2,6 @@ package gitops_test
 
 import (
 	"context"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -43,7 +42,7 @@ func (w *twoSources) once(listA, listB string) (*unseal.View, string, error) {
 		return nil, "", err
 	}
 	var log strings.Builder
-	svc := &gitops.Service{Settings: settings, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: func() time.Time { return w.a.now }}
+	svc := &gitops.Service{Settings: settings, Log: logged.To(&log), Now: func() time.Time { return w.a.now }}
 	snapshots, err := svc.Once(context.Background())
 	live := &unseal.Live{}
 	for _, s := range snapshots {

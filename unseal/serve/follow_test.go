@@ -27,11 +27,15 @@ type follower struct {
 	waiting  string
 	line     []string
 	apart    string
+	fail     func() error // of Approve and Contains; nil for none
 }
 
 func (f *follower) Look() { f.looks.Add(1) }
 
 func (f *follower) Approve(commit string) error {
+	if f.fail != nil {
+		return f.fail()
+	}
 	if commit != f.waiting {
 		return fmt.Errorf("x: %w", unseal.ErrNothingWaits)
 	}
@@ -40,6 +44,9 @@ func (f *follower) Approve(commit string) error {
 }
 
 func (f *follower) Contains(_ context.Context, _, commit, ancestor string) (bool, error) {
+	if f.fail != nil {
+		return false, f.fail()
+	}
 	i, j := slices.Index(f.line, commit), slices.Index(f.line, ancestor)
 	for _, c := range []string{commit, ancestor} {
 		if c != f.apart && !slices.Contains(f.line, c) {

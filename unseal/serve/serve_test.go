@@ -91,13 +91,13 @@ func newBench(t *testing.T) *bench {
 	for _, who := range []string{"alice", "lister", "eve", "ops"} {
 		b.newToken(who, time.Hour)
 	}
-	tokens, err := serve.OpenTokens(b.tokens, slog.New(slog.NewTextHandler(&b.log, nil)))
+	tokens, err := serve.OpenTokens(b.tokens, logged.To(&b.log))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.hookSecret = filepath.Join(t.TempDir(), "hook")
 	b.stopping = make(chan struct{})
-	b.http = serve.New(serve.Config{Live: b.live, Audit: b.audit, Tokens: tokens, Now: func() time.Time { return b.now }, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
+	b.http = serve.New(serve.Config{Live: b.live, Audit: b.audit, Tokens: tokens, Now: func() time.Time { return b.now }, Log: logged.To(&b.log),
 		Follower: &b.follower, HookSecretFile: b.hookSecret, Stopping: b.stopping, Operators: []manifest.Subject{mustParse(t, manifest.ParseSubject, "users:id:ops")}})
 	return b
 }

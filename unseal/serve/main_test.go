@@ -1,0 +1,18 @@
+package serve_test
+
+import (
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/sealward/sealward/unseal/unsealtest"
+)
+
+// logged is what the servers of these tests logged.
+var logged unsealtest.LogLines
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	run := flag.Lookup("test.run").Value.String()
+	os.Exit(logged.Run(m, run == ""))
+}
