@@ -14,6 +14,22 @@ import (
 	"github.com/sealward/sealward/gitops/source"
 )
 
+// damage overwrites an object within a pack.
+func (w *world) damage(pack, object string) {
+	w.t.Helper()
+	where := regexp.MustCompile(object + ` \w+ +\d+ (\d+) (\d+)`).FindStringSubmatch(w.git("verify-pack", "-v", pack))
+	if where == nil {
+		w.t.Fatal("the object is not in the pack")
+	}
+	size, _ := strconv.Atoi(where[1])
+	offset, _ := strconv.ParseInt(where[2], 10, 64)
+	f, err := os.OpenFile(pack, os.O_RDWR, 0)
+	must(w.t, err)
+	_, err = f.WriteAt(make([]byte, size-10), offset+8)
+	must(w.t, err)
+	must(w.t, f.Close())
+}
+
 // A blob that was damaged before anybody read it: the rest of the commit is applied,
 // and the mirror is cloned anew for it.
 func TestUnreadableManifestHeals(t *testing.T) {
@@ -26,17 +42,7 @@ func TestUnreadableManifestHeals(t *testing.T) {
 	blob := w.a.git("rev-parse", "HEAD:workspaces/orders/secrets/db.yaml")
 	packs, err := filepath.Glob(filepath.Join(w.a.dir, "state/a/mirror/objects/pack/*.pack"))
 	must(t, err)
-	where := regexp.MustCompile(blob + ` blob +\d+ (\d+) (\d+)`).FindStringSubmatch(w.a.git("verify-pack", "-v", packs[0]))
-	if where == nil {
-		t.Fatal("the blob is in no pack")
-	}
-	size, _ := strconv.Atoi(where[1])
-	offset, _ := strconv.ParseInt(where[2], 10, 64)
-	f, err := os.OpenFile(packs[0], os.O_RDWR, 0)
-	must(t, err)
-	_, err = f.WriteAt(make([]byte, size-10), offset+8)
-	must(t, err)
-	must(t, f.Close())
+	w.a.damage(packs[0], blob)
 	// The store is lost too, so that the blob is read again.
 	must(t, os.Remove(filepath.Join(w.a.dir, "state/a/store.db")))
 	v, log, err := w.once("", "")
@@ -69,5 +75,10 @@ func TestPacksThatCannotBeClonedAnew(t *testing.T) {
 	w.now = w.now.Add(time.Minute)
 	if w.sync(); tries != 2 {
 		t.Errorf("%d clones after an hour", tries)
+	}
+	w.agent.Remirror = func(context.Context, *gitops.Agent) error { return nil }
+	w.now = w.now.Add(time.Hour)
+	if w.sync(); !strings.Contains(w.log.String(), "the mirror was cloned anew, because its packs had piled up") {
+		t.Errorf("log:\n%s", w.log.String())
 	}
 }

@@ -207,10 +207,15 @@ func TestStatePermissionLost(t *testing.T) {
 	w.agent.kill()
 	mode(0)
 	w.agent.ends(1, "permission denied")
-	mode(0o700)
+	// What can be read and not written is served, and said.
+	mode(0o500)
 	w.set(reset, 0)
 	w.agent.start()
 	w.stays(commit)
+	if log := w.agent.log(); !strings.Contains(log, `msg="the state folder cannot be written"`) {
+		t.Errorf("the log does not say so:\n%s", log)
+	}
+	mode(0o700)
 	w.set(none, 0)
 	w.settled()
 	w.finish()

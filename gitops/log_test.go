@@ -1,0 +1,164 @@
+package gitops_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealward/sealward/gitops"
+	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal/serve"
+)
+
+// says wants a text in the log since the last call.
+func (w *world) says(text string) {
+	w.t.Helper()
+	if log := w.log.String(); !strings.Contains(log, text) {
+		w.t.Errorf("the log does not say %q:\n%s", text, log)
+	}
+	w.log.Reset()
+}
+
+// What the operator is told of the keyring.
+func TestLogOfTheKeyring(t *testing.T) {
+	w := newWorld(t)
+	w.secret("orders", "db", "k=hunter2")
+	w.commit("first")
+	must(t, os.Chmod(filepath.Join(w.dir, "keys/orders.agekey"), 0o644))
+	w.start()
+	w.sync()
+	w.says("a private key can be read by other users; chmod 600 it")
+
+	// Another identity opens neither the manifest nor what the store has of it.
+	w.close()
+	w.newKey("orders")
+	w.start()
+	w.says("the keyring no longer opens what the store has of a workspace")
+	w.sync()
+	w.want("", "orders/secrets/db:no-key")
+}
+
+// A mirror that cannot note what was applied: that is served all the same.
+func TestLogOfAMirrorThatCannotBeWritten(t *testing.T) {
+	w := newWorld(t)
+	w.secret("orders", "db", "k=hunter2")
+	w.commit("first")
+	w.start()
+	w.sync()
+	applied := filepath.Join(w.dir, "mirror/refs/sealward/applied")
+	lock := func() {
+		w.close()
+		must(t, os.RemoveAll(applied))
+		must(t, os.Mkdir(applied, 0o700))
+		w.log.Reset()
+		w.start()
+	}
+	lock()
+	w.says("the mirror cannot be written; serving what the state folder holds")
+	if got := w.served(); got != "orders/db/k=hunter2" {
+		t.Errorf("served %q", got)
+	}
+
+	// The same, with failing manifests that are to be noted anew.
+	must(t, os.Remove(applied))
+	w.write("workspaces/orders/secrets/db.yaml", "broken")
+	w.commit("second")
+	w.start()
+	w.sync()
+	lock()
+	w.says("the state folder cannot be written; serving what it holds")
+	if got := w.served(); got != "orders/db/k=hunter2!" {
+		t.Errorf("served %q", got)
+	}
+
+	// And with the store lost: what was applied is not known, so the remote says.
+	w.close()
+	must(t, os.Remove(filepath.Join(w.dir, "store.db")))
+	w.start()
+	w.says("what the mirror says was applied cannot be served; the remote is asked")
+	if got := w.served(); got != "(nothing)" {
+		t.Errorf("served %q", got)
+	}
+}
+
+// What is damaged in the state folder is moved aside, and said.
+func TestLogOfADamagedState(t *testing.T) {
+	w := newTwoSources(t)
+	w.a.secret("orders", "db", "k=hunter2")
+	w.a.commit("a")
+	w.b.commit("b")
+	_, _, err := w.once("", "")
+	must(t, err)
+	state := filepath.Join(w.a.dir, "state/a")
+	packs := func() (files []string) {
+		files, err := filepath.Glob(filepath.Join(state, "mirror/objects/pack/*.pack"))
+		must(t, err)
+		return files
+	}
+	for _, c := range []struct {
+		says   string
+		damage func()
+	}{
+		{"the store cannot be used; it was moved aside and is built anew from Git", func() {
+			must(t, os.WriteFile(filepath.Join(state, "store.db"), []byte("no store at all, and long enough to be read as one"), 0o600))
+		}},
+		{"the mirror is damaged; nothing is served until it was cloned again", func() {
+			w.a.damage(packs()[0], w.a.git("rev-parse", "HEAD^{tree}"))
+		}},
+		{"the mirror cannot be used; it was moved aside and is cloned again", func() {
+			for _, pack := range packs() {
+				must(t, os.WriteFile(strings.TrimSuffix(pack, ".pack")+".idx", []byte("no index"), 0o600))
+			}
+		}},
+	} {
+		c.damage()
+		v, log, err := w.once("", "")
+		must(t, err)
+		if got := ownerOf(t, v, "orders"); got != "a:hunter2" || !strings.Contains(log, c.says) || strings.Contains(log, "hunter2") {
+			t.Errorf("orders: %s; log, without %q:\n%s", got, c.says, log)
+		}
+	}
+}
+
+// An agent tells when it begins to serve, and when it ended.
+func TestLogOfStartAndEnd(t *testing.T) {
+	w := newWorld(t)
+	must(t, os.RemoveAll(filepath.Join(w.dir, "keys")))
+	must(t, os.Mkdir(filepath.Join(w.dir, "keys"), 0o700))
+	alice, err := manifest.ParseSubject("users:id:alice")
+	must(t, err)
+	_, entry, err := serve.NewToken(alice, nil, time.Hour, time.Now())
+	must(t, err)
+	must(t, serve.AddToken(filepath.Join(w.dir, "tokens.yaml"), entry))
+	settings, err := gitops.ParseSettings([]byte("source: {url: repo}\nkeyring: keys\nstate: state\nserve: {listen: '127.0.0.1:0', tokensFile: tokens.yaml}\n"), w.dir)
+	must(t, err)
+	must(t, settings.Check(false))
+	in, out := io.Pipe()
+	svc := &gitops.Service{Settings: settings, Log: logged.To(out), Now: time.Now}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- svc.Run(ctx)
+		out.Close()
+	}()
+	var log strings.Builder
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		fmt.Fprintln(&log, lines.Text())
+		if strings.Contains(lines.Text(), "msg=serving ") {
+			cancel()
+		}
+	}
+	must(t, <-ended)
+	for _, text := range []string{"the keyring is empty", "msg=serving address=http://127.0.0.1:", "msg=stopped auditSeq=2 auditHead="} {
+		if !strings.Contains(log.String(), text) {
+			t.Errorf("the log does not say %q:\n%s", text, log.String())
+		}
+	}
+}
