@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sealward/sealward/unseal/unsealtest"
 )
 
 var shBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
@@ -64,5 +66,37 @@ func TestDocs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+var logLine = regexp.MustCompile("(?m)^\\| (?:info|warn|error) \\| `([^`]+)` \\|")
+
+// docs/log.md lists every line that the agent logs, and no other.
+func TestLogLinesAreListed(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/log.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, m := range logLine.FindAllStringSubmatch(string(text), -1) {
+		listed[m[1]] = true
+	}
+	logged := map[string]bool{}
+	for _, dir := range []string{".", "../../gitops", "../../gitops/source", "../../unseal", "../../unseal/serve", "../../unseal/audit", "../../unseal/store"} {
+		messages, err := unsealtest.LogMessages(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, message := range messages {
+			if logged[message] = true; !listed[message] {
+				t.Errorf("%s logs %q, which docs/log.md does not list", dir, message)
+			}
+		}
+	}
+	for line := range listed {
+		if !logged[line] {
+			t.Errorf("docs/log.md lists %q, which nothing logs", line)
+		}
 	}
 }

@@ -91,15 +91,21 @@ func newBench(t *testing.T) *bench {
 	for _, who := range []string{"alice", "lister", "eve", "ops"} {
 		b.newToken(who, time.Hour)
 	}
-	tokens, err := serve.OpenTokens(b.tokens, logged.To(&b.log))
-	if err != nil {
-		t.Fatal(err)
-	}
 	b.hookSecret = filepath.Join(t.TempDir(), "hook")
 	b.stopping = make(chan struct{})
-	b.http = serve.New(serve.Config{Live: b.live, Audit: b.audit, Tokens: tokens, Now: func() time.Time { return b.now }, Log: logged.To(&b.log),
-		Follower: &b.follower, HookSecretFile: b.hookSecret, Stopping: b.stopping, Operators: []manifest.Subject{mustParse(t, manifest.ParseSubject, "users:id:ops")}})
+	b.serve()
 	return b
+}
+
+// serve makes the handler of what the bench holds now.
+func (b *bench) serve() {
+	b.t.Helper()
+	tokens, err := serve.OpenTokens(b.tokens, logged.To(&b.log))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.http = serve.New(serve.Config{Live: b.live, Audit: b.audit, Tokens: tokens, Now: func() time.Time { return b.now }, Log: logged.To(&b.log),
+		Follower: &b.follower, HookSecretFile: b.hookSecret, Stopping: b.stopping, Version: "v0", Operators: []manifest.Subject{mustParse(b.t, manifest.ParseSubject, "users:id:ops")}})
 }
 
 func (b *bench) newToken(who string, ttl time.Duration) {

@@ -2,6 +2,8 @@ package serve_test
 
 import (
 	"encoding/json"
+	"maps"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -60,4 +62,53 @@ func TestStatusOfWhatIsNotWell(t *testing.T) {
 	if w := b.get("/v1/workspaces/nobodys/secrets/db", "alice"); w.Code != 403 || !strings.Contains(w.Body.String(), "denied") {
 		t.Errorf("a workspace of no source: %d %s", w.Code, w.Body)
 	}
+}
+
+// Every field of the status is there to be seen: none is empty where all that can be
+// told is so.
+func TestEveryStatusField(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	b.get(base+"/db", "alice") // so that the audit has a head
+	ws := mustParse(t, manifest.ParseWorkspace, "orders")
+	snap := *b.live.Current("")
+	b.live = &unseal.Live{}
+	records := maps.Clone(snap.Scopes()[ws].Records())
+	for path, r := range records {
+		changed := *r
+		changed.Held = &unseal.Held{Commit: commit, Since: b.now}
+		changed.Failure = &unseal.Failure{Since: b.now, Class: unseal.FailTampered, Message: path + ": is not as it was sealed"}
+		records[path] = &changed
+	}
+	snap.Problems = []unseal.Problem{{Path: "workspaces/orders/grants/x.yaml", Class: unseal.FailManifest, Message: "is no grant", Closes: "orders"}}
+	snap.Applied = b.now
+	for _, source := range []string{"platform", "shop"} {
+		s := snap
+		s.Source = source
+		b.live.Publish(s.WithScopes(map[manifest.Workspace]*unseal.Scope{ws: unseal.NewScope(ws, records)}))
+		b.live.SetSync(unseal.Sync{Source: source, URL: "https://git.example.com/s.git", Branch: "main", Head: commit, Refused: commit, BehindSince: b.now.Add(-time.Minute),
+			LastLook: b.now, LastSuccess: b.now, Error: "the branch was rewound", Class: unseal.SyncRewound, Failures: 3, Packs: 7})
+	}
+	b.serve()
+	var s serve.StatusJSON
+	answer := b.get("/v1/status", "ops")
+	if err := json.Unmarshal(answer.Body.Bytes(), &s); err != nil {
+		t.Fatal(err)
+	}
+	var look func(path string, v reflect.Value)
+	look = func(path string, v reflect.Value) {
+		switch {
+		case v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0:
+			t.Errorf("%s is empty in %s", path, answer.Body)
+		case v.Kind() == reflect.Slice:
+			for i := range v.Len() {
+				look(path+"[]", v.Index(i))
+			}
+		case v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]():
+			for i := range v.NumField() {
+				look(path+"."+v.Type().Field(i).Tag.Get("json"), v.Field(i))
+			}
+		}
+	}
+	look("status", reflect.ValueOf(s))
 }
