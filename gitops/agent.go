@@ -132,9 +132,7 @@ func (a *Agent) Restore(ctx context.Context) error {
 	if state.Commit == "" || state.Source != a.Source {
 		return a.restoreFromMirror(ctx)
 	}
-	for _, ws := range state.Unopened {
-		a.Log.Warn("the keyring no longer opens what the store has of a workspace; it is unsealed anew", "workspace", ws.String())
-	}
+	a.setAside(state.Unopened)
 	a.tree.restore(state.Records)
 	a.holding = true // until the apply has looked
 	a.restoring = plumbing.NewHash(state.Commit)
@@ -163,6 +161,26 @@ func (a *Agent) Restore(ctx context.Context) error {
 		return fmt.Errorf("restore commit %.12s: %w", a.restoring.String(), err)
 	}
 	return nil
+}
+
+// setAside tells of workspaces whose records in the store do not open. Where there
+// is an identity and it does not fit, the keyring may be a wrong one: the store is
+// kept as it is, for a last good value stands nowhere else.
+func (a *Agent) setAside(unopened []manifest.Workspace) {
+	other := false
+	for _, ws := range unopened {
+		a.Log.Warn("the keyring no longer opens what the store has of a workspace; it is unsealed anew", "workspace", ws.String())
+		_, err := a.ring(ws)
+		other = other || err == nil
+	}
+	if !other {
+		return
+	}
+	if to, err := a.Store.CopyAside(a.Now()); err != nil {
+		a.Log.Error("the store of other keys could not be kept aside", "error", oneLine(err))
+	} else {
+		a.Log.Warn("the store is of other keys; a copy was kept aside", "copy", to)
+	}
 }
 
 // newest is the commit of the store, or the one that the mirror says was applied

@@ -35,13 +35,68 @@ func TestLogOfTheKeyring(t *testing.T) {
 	w.sync()
 	w.says("a private key can be read by other users; chmod 600 it")
 
-	// Another identity opens neither the manifest nor what the store has of it.
+	// Another identity opens neither the manifest nor what the store has of it. That
+	// is kept: a last good value stands nowhere else.
+	w.secret("payments", "api", "k=v1")
+	w.commit("second")
+	w.write("workspaces/orders/secrets/db.yaml", "broken")
+	w.commit("third")
+	w.sync()
+	w.close()
+	old := w.ids["orders"]
+	w.newKey("orders")
+	w.log.Reset()
+	w.start()
+	if log := w.log.String(); !strings.Contains(log, "the keyring no longer opens what the store has of a workspace") {
+		t.Errorf("log:\n%s", log)
+	}
+	w.says("the store is of other keys; a copy was kept aside")
+	w.sync()
+	w.want("payments/api/k=v1", "orders/secrets/db:manifest")
+	w.close()
+	aside, err := filepath.Glob(filepath.Join(w.dir, "store.db.aside-*"))
+	must(t, err)
+	if len(aside) != 1 {
+		t.Fatalf("kept aside: %v", aside)
+	}
+	text, err := os.ReadFile(aside[0])
+	must(t, err)
+	if strings.Contains(string(text), "hunter2") {
+		t.Error("the copy holds a value")
+	}
+	must(t, os.Rename(aside[0], filepath.Join(w.dir, "store.db")))
+	w.putKeys("orders", old)
+	w.start()
+	w.want("orders/db/k=hunter2! payments/api/k=v1", "orders/secrets/db:manifest")
+
+	// A folder that is full of copies gets no more; what is served does not hang on it.
 	w.close()
 	w.newKey("orders")
+	for i := range 100 {
+		name := filepath.Join(w.dir, "store.db.aside-"+w.now.UTC().Format("20060102T150405Z"))
+		if i > 0 {
+			name += fmt.Sprintf("-%d", i)
+		}
+		must(t, os.WriteFile(name, nil, 0o600))
+	}
 	w.start()
-	w.says("the keyring no longer opens what the store has of a workspace")
+	w.says("the store of other keys could not be kept aside")
+	w.want("payments/api/k=v1", "orders/secrets/db:manifest")
+}
+
+// A workspace whose key is only away has nothing of another's: no copy is made.
+func TestNoCopyWithoutKeys(t *testing.T) {
+	w := newWorld(t)
+	w.secret("orders", "db", "k=hunter2")
+	w.commit("first")
+	w.start()
 	w.sync()
-	w.want("", "orders/secrets/db:no-key")
+	w.close()
+	must(t, os.Remove(filepath.Join(w.dir, "keys/orders.agekey")))
+	w.start()
+	if aside, _ := filepath.Glob(filepath.Join(w.dir, "store.db.aside-*")); len(aside) != 0 {
+		t.Errorf("kept aside: %v", aside)
+	}
 }
 
 // A mirror that cannot note what was applied: that is served all the same.

@@ -138,20 +138,54 @@ func damaged(path string, err *error) func() {
 // MoveAside renames a store that cannot be used, so that nothing is lost, and
 // returns its new name.
 func MoveAside(path string, now time.Time) (string, error) {
+	to, err := aside(path, now)
+	if err == nil {
+		err = os.Rename(path, to)
+	}
+	if err != nil {
+		return "", err
+	}
+	return to, syncFolder(filepath.Dir(path))
+}
+
+// aside is a name beside path that is free.
+func aside(path string, now time.Time) (string, error) {
 	for i := range 100 {
 		to := fmt.Sprintf("%s.aside-%s", path, now.UTC().Format("20060102T150405Z"))
 		if i > 0 {
 			to = fmt.Sprintf("%s-%d", to, i)
 		}
-		if _, err := os.Lstat(to); err == nil {
-			continue
+		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+			return to, nil
 		}
-		if err := os.Rename(path, to); err != nil {
-			return "", err
-		}
-		return to, syncFolder(filepath.Dir(path))
 	}
 	return "", fmt.Errorf("%s: too many stores were moved aside; remove some", path)
+}
+
+// CopyAside keeps a copy of the store as it is, and returns its name. It is for a
+// store of other keys, some of whose scopes are still of use: the next Commit drops
+// those that the rings do not open.
+func (s *Store) CopyAside(now time.Time) (to string, err error) {
+	defer damaged(s.path, &err)()
+	if to, err = aside(s.path, now); err != nil {
+		return "", err
+	}
+	part := to + ".part"
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	err = s.db.View(func(tx *bolt.Tx) error {
+		_, err := tx.WriteTo(f)
+		return err
+	})
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(part, to)
+	}
+	if err != nil {
+		return "", errors.Join(err, os.Remove(part))
+	}
+	return to, syncFolder(filepath.Dir(s.path))
 }
 
 func syncFolder(dir string) error {
