@@ -96,6 +96,9 @@ type Agent struct {
 	// holding: some removal waits for the operator's word.
 	holding bool
 	recent  recent
+	// orphaned: the mirror was cloned anew from a branch without the applied commit,
+	// at the operator's word.
+	orphaned bool
 	// vouched is the last head that is signed as it must be, be it followed or not;
 	// appliedBy is who signed the applied commit.
 	vouched   vouched
@@ -329,21 +332,30 @@ func (a *Agent) follow(ctx context.Context) (source.Hash, error) {
 	if err != nil {
 		return source.Hash{}, err
 	}
-	if !forward && !a.FollowRewind && !a.approval.allows(head) {
-		a.refuse(head)
-		served := "which stays served"
-		if a.applied.IsZero() {
-			served = "and nothing is served"
-		}
-		return source.Hash{}, fmt.Errorf("branch %s: %w: its head %s does not contain the applied commit %s, %s; push a commit that does, or, if the rewrite was meant, sealward agent approve %[3]s",
-			a.Branch, ErrRewound, head, applied, served)
-	}
 	if !forward {
+		if err := a.checkRewind(applied, head); err != nil {
+			return source.Hash{}, err
+		}
 		a.Log.Warn("a rewound branch is followed; generations before and after it cannot be compared", "branch", a.Branch, "from", applied.String(), "to", head.String(), "approved", !a.FollowRewind)
 		return head, nil // the word holds until the head is applied
 	}
 	a.refuse(source.Hash{})
 	return head, nil
+}
+
+// checkRewind refuses a head that does not contain the applied commit, unless the
+// settings or the operator's word let it in.
+func (a *Agent) checkRewind(applied, head source.Hash) error {
+	if a.FollowRewind || a.approval.allows(head) {
+		return nil
+	}
+	a.refuse(head)
+	served := "which stays served"
+	if a.applied.IsZero() {
+		served = "and nothing is served"
+	}
+	return fmt.Errorf("branch %s: %w: its head %s does not contain the applied commit %s, %s; push a commit that does, or, if the rewrite was meant, sealward agent approve %[3]s",
+		a.Branch, ErrRewound, head, applied, served)
 }
 
 // refuse notes the head that waits for the operator's word; zero for none.

@@ -157,7 +157,7 @@ func (a *Agent) apply(ctx context.Context, commit source.Hash, rings []manifest.
 	}
 	a.publish(info, c)
 	c.remember(put)
-	a.tree, a.applied, a.appliedBy = c.next, commit, a.signer(commit)
+	a.tree, a.applied, a.appliedBy, a.orphaned = c.next, commit, a.signer(commit), false
 	if c.held > 0 || len(c.released) > 0 || a.holding {
 		held := heldBy(a.tree.records)
 		a.holding = len(held) > 0
@@ -263,7 +263,7 @@ func (a *Agent) storable(records []*unseal.Record) []*unseal.Record {
 // without doubt, these are all files.
 func (c *change) compare(ctx context.Context, commit source.Hash) error {
 	a := c.a
-	base, whole := a.applied, a.applied.IsZero() || a.tree.uncertain
+	base, whole := a.applied, a.applied.IsZero() || a.tree.uncertain || a.orphaned
 	if whole {
 		base = source.Hash{}
 		c.next.problems = map[string]unseal.Problem{}
@@ -759,7 +759,11 @@ func (c *change) provenance(ctx context.Context, commit source.Hash, records []*
 	if len(paths) == 0 {
 		return nil
 	}
-	found, err := c.a.Mirror.LastChanges(ctx, c.a.applied, commit, paths, maxWalk)
+	base := c.a.applied
+	if c.a.orphaned {
+		base = source.Hash{}
+	}
+	found, err := c.a.Mirror.LastChanges(ctx, base, commit, paths, maxWalk)
 	if err != nil {
 		return err
 	}

@@ -78,6 +78,9 @@ func (a *Agent) known() source.Hash {
 // old may come from the store alone: a mirror that was cloned whole since then, and
 // does not have it, has a branch without it.
 func (a *Agent) contains(ctx context.Context, old, head source.Hash) (bool, error) {
+	if a.orphaned {
+		return false, nil
+	}
 	if a.applied.IsZero() && old == a.restoring {
 		_, known, err := a.Mirror.Applied()
 		if err != nil {
@@ -108,6 +111,9 @@ func (f *followed) openMirror() (*source.Mirror, error) {
 			return nil, err
 		}
 	}
+	// What a crash in the middle of a clone left: all of it came from the remote. Where
+	// it cannot be removed, the next clone fails and says why.
+	_, _ = os.RemoveAll(path+".new"), os.RemoveAll(path+".old")
 	m, err := source.Open(path, f.Config())
 	if !errors.Is(err, source.ErrDamaged) {
 		return m, err
@@ -120,8 +126,9 @@ func (f *followed) openMirror() (*source.Mirror, error) {
 	return source.Open(path, f.Config())
 }
 
-// remirror clones into a neighbour and swaps it in. It needs the applied commit to be
-// in the new history: after a rewind only the old mirror has it.
+// remirror clones into a neighbour and swaps it in. The applied commit has to be in
+// the new history: after a rewind only the old mirror has it, so that stays until
+// the head may be followed.
 func (f *followed) remirror(ctx context.Context, a *Agent) error {
 	path := f.mirrorPath()
 	if err := os.RemoveAll(path + ".new"); err != nil {
@@ -131,10 +138,14 @@ func (f *followed) remirror(ctx context.Context, a *Agent) error {
 	if err != nil {
 		return err
 	}
-	_, err = fresh.Fetch(ctx)
+	head, err := fresh.Fetch(ctx)
+	orphaned := false
 	if known := a.known(); err == nil && !known.IsZero() {
-		if err = fresh.SetApplied(known); err != nil {
-			err = fmt.Errorf("the branch does not have the applied commit any more, so the old mirror is kept: %w", err)
+		if err = fresh.SetApplied(known); errors.Is(err, source.ErrNotFound) {
+			orphaned = true
+			if err = a.checkSignature(fresh, head); err == nil {
+				err = a.checkRewind(known, head)
+			}
 		}
 	}
 	if err = errors.Join(err, fresh.Close()); err != nil {
@@ -154,6 +165,7 @@ func (f *followed) remirror(ctx context.Context, a *Agent) error {
 	}
 	_ = f.mirror.Close()
 	f.mirror, a.Mirror = next, next
+	a.orphaned = orphaned && !a.applied.IsZero()
 	// All that it held came from the remote, and is in the new one.
 	return os.RemoveAll(path + ".old")
 }

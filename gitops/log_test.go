@@ -181,39 +181,81 @@ func TestLogOfADamagedState(t *testing.T) {
 	}
 }
 
+// running is a service that runs, with its log.
+type running struct {
+	*gitops.Service
+	t     *testing.T
+	lines chan string
+	log   strings.Builder
+	end   context.CancelFunc
+	ended chan error
+}
+
+// run serves the repository on a free port of loopback.
+func (w *world) run() *running {
+	w.t.Helper()
+	alice, err := manifest.ParseSubject("users:id:alice")
+	must(w.t, err)
+	_, entry, err := serve.NewToken(alice, nil, time.Hour, time.Now())
+	must(w.t, err)
+	must(w.t, serve.AddToken(filepath.Join(w.dir, "tokens.yaml"), entry))
+	settings, err := gitops.ParseSettings([]byte("source: {url: repo, interval: 50ms}\nkeyring: keys\nstate: state\nserve: {listen: '127.0.0.1:0', tokensFile: tokens.yaml}\n"), w.dir)
+	must(w.t, err)
+	must(w.t, settings.Check(false))
+	in, out := io.Pipe()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	r := &running{Service: &gitops.Service{Settings: settings, Log: logged.To(out), Now: time.Now}, t: w.t, lines: make(chan string), end: cancel, ended: make(chan error, 1)}
+	go func() {
+		r.ended <- r.Run(ctx)
+		out.Close()
+	}()
+	go func() {
+		defer close(r.lines)
+		for lines := bufio.NewScanner(in); lines.Scan(); {
+			r.lines <- lines.Text()
+		}
+	}()
+	w.t.Cleanup(func() {
+		cancel()
+		for range r.lines { // what is logged has to be read
+		}
+	})
+	return r
+}
+
+// until waits for a line with all of texts.
+func (r *running) until(texts ...string) {
+	r.t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		var line string
+		select {
+		case line = <-r.lines:
+		case <-timeout:
+			r.t.Fatalf("the log does not say %q:\n%s", texts, r.log.String())
+		}
+		fmt.Fprintln(&r.log, line)
+		missing := 0
+		for _, text := range texts {
+			if !strings.Contains(line, text) {
+				missing++
+			}
+		}
+		if missing == 0 {
+			return
+		}
+	}
+}
+
 // An agent tells when it begins to serve, and when it ended.
 func TestLogOfStartAndEnd(t *testing.T) {
 	w := newWorld(t)
 	must(t, os.RemoveAll(filepath.Join(w.dir, "keys")))
 	must(t, os.Mkdir(filepath.Join(w.dir, "keys"), 0o700))
-	alice, err := manifest.ParseSubject("users:id:alice")
-	must(t, err)
-	_, entry, err := serve.NewToken(alice, nil, time.Hour, time.Now())
-	must(t, err)
-	must(t, serve.AddToken(filepath.Join(w.dir, "tokens.yaml"), entry))
-	settings, err := gitops.ParseSettings([]byte("source: {url: repo}\nkeyring: keys\nstate: state\nserve: {listen: '127.0.0.1:0', tokensFile: tokens.yaml}\n"), w.dir)
-	must(t, err)
-	must(t, settings.Check(false))
-	in, out := io.Pipe()
-	svc := &gitops.Service{Settings: settings, Log: logged.To(out), Now: time.Now}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		ended <- svc.Run(ctx)
-		out.Close()
-	}()
-	var log strings.Builder
-	for lines := bufio.NewScanner(in); lines.Scan(); {
-		fmt.Fprintln(&log, lines.Text())
-		if strings.Contains(lines.Text(), "msg=serving ") {
-			cancel()
-		}
-	}
-	must(t, <-ended)
-	for _, text := range []string{"the keyring is empty", "msg=serving address=http://127.0.0.1:", "msg=stopped auditSeq=2 auditHead="} {
-		if !strings.Contains(log.String(), text) {
-			t.Errorf("the log does not say %q:\n%s", text, log.String())
-		}
-	}
+	r := w.run()
+	r.until("the keyring is empty")
+	r.until("msg=serving address=http://127.0.0.1:")
+	r.end()
+	r.until("msg=stopped auditSeq=2 auditHead=")
+	must(t, <-r.ended)
 }

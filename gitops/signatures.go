@@ -21,9 +21,9 @@ type vouched struct {
 	signer string
 }
 
-// checkSignature sees that one who may sign signed commit. Without a policy every
+// checkSignature sees that one who may sign signed commit of a mirror. Without a policy every
 // commit will do, and nobody vouches for it.
-func (a *Agent) checkSignature(commit source.Hash) error {
+func (a *Agent) checkSignature(m *source.Mirror, commit source.Hash) error {
 	if a.Signatures == nil {
 		return nil
 	}
@@ -31,7 +31,7 @@ func (a *Agent) checkSignature(commit source.Hash) error {
 	if err != nil {
 		return fmt.Errorf("no commit can be verified, so none is followed: %w", err)
 	}
-	signer, err := a.Mirror.Verify(commit, signers, a.Now())
+	signer, err := m.Verify(commit, signers, a.Now())
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (a *Agent) checkSignature(commit source.Hash) error {
 // as refused, and unlike one that rewinds the branch, no operator's word lets it
 // in: who may sign stands in the settings.
 func (a *Agent) checkHead(head source.Hash) error {
-	err := a.checkSignature(head)
+	err := a.checkSignature(a.Mirror, head)
 	if err == nil {
 		return nil
 	}
@@ -57,7 +57,7 @@ func (a *Agent) checkHead(head source.Hash) error {
 // checkRestored looks at what was applied before the restart. It was accepted then
 // and stays served, also where the policy is newer than it, or its key expired.
 func (a *Agent) checkRestored(commit source.Hash) {
-	if err := a.checkSignature(commit); err != nil {
+	if err := a.checkSignature(a.Mirror, commit); err != nil {
 		a.Log.Warn("the applied commit would not be followed now; it stays served", "commit", commit.String(), "error", oneLine(err))
 	}
 }
