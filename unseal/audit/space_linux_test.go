@@ -93,7 +93,7 @@ func TestKilled(t *testing.T) {
 		select {}
 	}
 
-	path := newPath(t)
+	path := newLogPath(t)
 	told := map[uint64]bool{}
 	for round := range 5 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")

@@ -16,7 +16,7 @@ import (
 // sample is a log with every kind of line, a torn write in the middle, and its head.
 func sample(t testing.TB) (lines []string, head string) {
 	t.Helper()
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	if _, err := l.Append(t.Context(), Record{Event: Start}); err != nil {
 		t.Fatal(err)
