@@ -107,6 +107,34 @@ func TestAnyChangedByteIsNamed(t *testing.T) {
 	}
 }
 
+func TestAnyAddedDroppedOrSwappedByteIsNamed(t *testing.T) {
+	t.Parallel()
+	lines, head := sample(t)
+	text, pos := strings.Join(lines, ""), 0
+	for i, line := range lines {
+		for j := range len(line) {
+			at := pos + j
+			changed := map[string]string{"dropped": text[:at] + text[at+1:]}
+			for _, c := range []string{"x", "\n", "\x00", line[j : j+1]} {
+				if c != "\n" || line[j] != '\n' { // else an empty line, which is a line of its own
+					changed[fmt.Sprintf("%q added before", c)] = text[:at] + c + text[at:]
+				}
+			}
+			if j+1 < len(line) && line[j] != line[j+1] {
+				changed["swapped with the next"] = text[:at] + line[j+1:j+2] + line[j:j+1] + text[at+2:]
+			}
+			for what, text := range changed {
+				_, err := Verify(strings.NewReader(text), VerifyOptions{Head: head})
+				names(t, fmt.Sprintf("line %d byte %d %s", i+1, j, what), err, i+1)
+			}
+			if t.Failed() {
+				return
+			}
+		}
+		pos += len(line)
+	}
+}
+
 // Without a head all but the last record are still held by their successors.
 func TestAnyChangedByteIsSeenWithoutHead(t *testing.T) {
 	t.Parallel()
