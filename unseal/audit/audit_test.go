@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -1027,6 +1028,7 @@ func TestAppendRefuses(t *testing.T) {
 		"unknown decision":      func(r *Record) { r.Decision = "hunter2" },
 		"a value as commit":     func(r *Record) { r.Commit = "hunter2" },
 		"a long hex blob":       func(r *Record) { r.Blob = strings.Repeat("a", 66) },
+		"a value as a part's":   func(r *Record) { r.Parts = map[string]string{"a.yaml": "hunter2"} },
 		"capitals in a blob":    func(r *Record) { r.Blob = strings.Repeat("A", 40) },
 		"a megabyte of keys":    func(r *Record) { r.Keys = slicesOf(strings.Repeat("k", 250), 5000) },
 		"a million little keys": func(r *Record) { r.Keys = slicesOf("k", 1_000_000) },
@@ -1147,17 +1149,25 @@ func TestLargestRecordFits(t *testing.T) {
 	}
 	for _, keys := range [][]string{slicesOf(worst, 500), slicesOf(`"`, 100_000), slicesOf("", 100_000)} {
 		r.Keys = keys
+		r.Parts = map[string]string{}
+		for i := range 1000 {
+			r.Parts[worst[:200]+fmt.Sprint(i)] = strings.Repeat("b", 64)
+		}
 		recs, err := prepare(r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		total, size := 0, 0
+		total, size, parts := 0, 0, map[string]string{}
 		for i := range recs {
 			line, _, err := extend(nil, place{1<<64 - 2, genesis}, &recs[i], time.Date(2026, 1, 1, 0, 0, 0, 123456789, time.UTC))
 			if err != nil {
 				t.Fatal(err)
 			}
 			total, size = total+len(recs[i].Keys), size+len(line)
+			maps.Copy(parts, recs[i].Parts)
+		}
+		if !maps.Equal(parts, r.Parts) {
+			t.Errorf("%d parts of %d", len(parts), len(r.Parts))
 		}
 		if total != len(keys) {
 			t.Errorf("%d keys of %d", total, len(keys))
@@ -1190,7 +1200,7 @@ func TestFieldsAreThoughtAbout(t *testing.T) {
 	for f := range reflect.TypeFor[Record]().Fields() {
 		fields = append(fields, f.Name)
 	}
-	want := "Seq Time Event Decision Reason Status Subject Roles Credential Method Remote Workspace Name Keys Grant Role Commit Path Blob Count Reasons Since Torn Prev"
+	want := "Seq Time Event Decision Reason Status Subject Roles Credential Method Remote Workspace Name Keys Grant Role Commit Path Blob Parts Count Reasons Since Torn Prev"
 	if got := strings.Join(fields, " "); got != want {
 		t.Errorf("fields are %s\nwant %s\nCan the new one hold a value? Is it bounded in prepare?", got, want)
 	}
