@@ -319,9 +319,7 @@ func decode(line []byte) (Record, error) {
 	if err := dec.Decode(&r); err != nil {
 		return Record{}, errNotRecord
 	}
-	switch r.Event {
-	case Read, List, Unauthenticated, Torn, Start, Stop, Sync, Approve:
-	default:
+	if !slices.Contains(Events(), r.Event) {
 		return Record{}, errNotRecord
 	}
 	// Duplicate keys, other escapes, other orders, trailing bytes, another time zone:
