@@ -84,6 +84,7 @@ func TestReplay(t *testing.T) {
 		decide("a stranger", map[bool]review.Outcome{true: review.Differs, false: review.Same}[rec.Decision == audit.Allow || rec.Reason == "denied-by-grant"], func(r *audit.Record) { r.Subject, r.Roles = "users:id:stranger", nil })
 		decide("an unknown commit", review.UnknownCommit, func(r *audit.Record) { r.Commit = strings.Repeat("ab", 20) })
 		decide("no commit", map[bool]review.Outcome{true: review.Differs, false: review.Undecided}[rec.Decision == audit.Allow], func(r *audit.Record) { r.Commit = "" })
+		decide("a branch", map[bool]review.Outcome{true: review.Differs, false: review.Undecided}[rec.Decision == audit.Allow], func(r *audit.Record) { r.Commit = "main" })
 		if rec.Decision == audit.Allow {
 			allowed++
 		}

@@ -122,7 +122,7 @@ func (c *Consumers) read(ctx context.Context, rec audit.Record) (map[string]stri
 			out[rec.Path+"/"+name] = blob
 		}
 		return out, nil
-	case rec.Commit == "":
+	case !gitcmd.IsCommitID(rec.Commit):
 		return nil, nil
 	}
 	if known, ok := c.contents[rec.Commit]; ok {

@@ -72,7 +72,7 @@ func (r *Replay) Decide(ctx context.Context, rec audit.Record) (o Outcome, why s
 	switch {
 	case rec.Event != audit.Read && rec.Event != audit.List:
 		return Undecided, "", nil
-	case rec.Commit == "":
+	case !gitcmd.IsCommitID(rec.Commit): // "HEAD", in a log that somebody made up
 		return undecided("without a commit")
 	case rec.Reason == string(access.Contested), rec.Reason == string(access.InvalidName):
 		return undecided("for the reason " + rec.Reason)

@@ -128,7 +128,7 @@ func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err erro
 	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", path, err)
 	}
-	if err := takeCopy(path); err != nil {
+	if err := takeCopy(path, opts.Logger); err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", path, err)
 	}
 	f, err := openLocked(path, 0)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,7 +37,8 @@ func rotatedFiles(path string) ([]rotated, error) {
 	for _, e := range entries {
 		digits, ours := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
 		n, err := strconv.ParseUint(digits, 10, 64)
-		if p := rotatedPath(path, n); ours && err == nil && filepath.Base(p) == e.Name() {
+		kind := e.Type() // a link may lead to another disk; a pipe would never end
+		if p := rotatedPath(path, n); ours && err == nil && filepath.Base(p) == e.Name() && (kind.IsRegular() || kind == fs.ModeSymlink) {
 			out = append(out, rotated{p, n})
 		}
 	}
@@ -165,13 +167,14 @@ func newPath(path string) string { return path + ".new" }
 
 // takeCopy makes a copy the log where a crash came between the copy and its name: there may
 // be no other.
-func takeCopy(path string) error {
+func takeCopy(path string, logger *slog.Logger) error {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if info, err := os.Lstat(newPath(path)); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 		return nil
 	}
+	logger.Warn("the audit log had been deleted when the last process ended; the copy that it was making is taken, and its end may be missing: verify it against the last head that was noted", "path", path)
 	return errors.Join(os.Rename(newPath(path), path), syncFolder(filepath.Dir(path)))
 }
 
@@ -273,6 +276,9 @@ func (l *Log) moveStranger() error {
 
 func (l *Log) moveAside(path string) error {
 	to := l.path + ".foreign-" + l.now().UTC().Format("20060102T150405.000000000Z")
+	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, fmt.Errorf("%s is in the way", to))
+	}
 	l.logger.Warn("a file that is not the audit log stood in its place and is moved aside", "path", path, "movedTo", to)
 	return os.Rename(path, to)
 }

@@ -115,10 +115,9 @@ func TestAnyAddedDroppedOrSwappedByteIsNamed(t *testing.T) {
 		for j := range len(line) {
 			at := pos + j
 			changed := map[string]string{"dropped": text[:at] + text[at+1:]}
-			for _, c := range []string{"x", "\n", "\x00", line[j : j+1]} {
-				if c != "\n" || line[j] != '\n' { // else an empty line, which is a line of its own
-					changed[fmt.Sprintf("%q added before", c)] = text[:at] + c + text[at:]
-				}
+			c := []string{"x", "\n", "\x00", line[j : j+1], `"`}[j%5]
+			if c != "\n" || line[j] != '\n' { // else an empty line, which is a line of its own
+				changed[fmt.Sprintf("%q added before", c)] = text[:at] + c + text[at:]
 			}
 			if j+1 < len(line) && line[j] != line[j+1] {
 				changed["swapped with the next"] = text[:at] + line[j+1:j+2] + line[j:j+1] + text[at+2:]
