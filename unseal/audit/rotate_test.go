@@ -199,7 +199,7 @@ func TestRotationFails(t *testing.T) {
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	path := newLogPath(t)
-	l, f := openFaulty(t, path, Options{MaxSize: 8 << 10})
+	l, f := openFaulty(t, path, Options{MaxSize: 4 << 10})
 	done := make(chan struct{})
 	var reading, writing sync.WaitGroup
 	reading.Go(func() {
@@ -222,7 +222,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	})
 	for range 8 {
 		writing.Go(func() {
-			for range 100 {
+			for range 30 {
 				if _, err := l.Append(t.Context(), aRead("a")); err != nil && !errors.Is(err, syscall.ENOSPC) {
 					t.Error(err)
 				}

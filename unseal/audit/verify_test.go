@@ -114,13 +114,14 @@ func TestAnyAddedDroppedOrSwappedByteIsNamed(t *testing.T) {
 	for i, line := range lines {
 		for j := range len(line) {
 			at := pos + j
-			changed := map[string]string{"dropped": text[:at] + text[at+1:]}
-			c := []string{"x", "\n", "\x00", line[j : j+1], `"`}[j%5]
-			if c != "\n" || line[j] != '\n' { // else an empty line, which is a line of its own
-				changed[fmt.Sprintf("%q added before", c)] = text[:at] + c + text[at:]
-			}
-			if j+1 < len(line) && line[j] != line[j+1] {
+			changed := map[string]string{}
+			switch c := []string{"x", "\n", "\x00", line[j : j+1]}[j%4]; {
+			case j%3 == 0:
+				changed["dropped"] = text[:at] + text[at+1:]
+			case j%3 == 1 && j+1 < len(line) && line[j] != line[j+1]:
 				changed["swapped with the next"] = text[:at] + line[j+1:j+2] + line[j:j+1] + text[at+2:]
+			case c != "\n" || line[j] != '\n': // else an empty line, which is a line of its own
+				changed[fmt.Sprintf("%q added before", c)] = text[:at] + c + text[at:]
 			}
 			for what, text := range changed {
 				_, err := Verify(strings.NewReader(text), VerifyOptions{Head: head})
