@@ -3,6 +3,7 @@ package review_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +85,10 @@ func TestReplay(t *testing.T) {
 		decide("a stranger", map[bool]review.Outcome{true: review.Differs, false: review.Same}[rec.Decision == audit.Allow || rec.Reason == "denied-by-grant"], func(r *audit.Record) { r.Subject, r.Roles = "users:id:stranger", nil })
 		decide("an unknown commit", review.UnknownCommit, func(r *audit.Record) { r.Commit = strings.Repeat("ab", 20) })
 		decide("no commit", map[bool]review.Outcome{true: review.Differs, false: review.Undecided}[rec.Decision == audit.Allow], func(r *audit.Record) { r.Commit = "" })
+		decide("more roles than a record holds", review.Same, func(r *audit.Record) { r.Roles = append(slices.Clone(r.Roles), "+3 more") })
+		decide("an allow by a role that was cut", review.Undecided, func(r *audit.Record) {
+			r.Role, r.Roles = "roles:id:cut", []string{"+3 more"}
+		})
 		decide("a branch", map[bool]review.Outcome{true: review.Differs, false: review.Undecided}[rec.Decision == audit.Allow], func(r *audit.Record) { r.Commit = "main" })
 		if rec.Decision == audit.Allow {
 			allowed++
