@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -62,6 +63,9 @@ func (p *approval) allows(head source.Hash) bool {
 func (a *Agent) Approve(commit string) error {
 	a.approval.mu.Lock()
 	defer a.approval.mu.Unlock()
+	if !a.approval.waits(commit) {
+		return fmt.Errorf("%w; sealward status shows what does", unseal.ErrNothingWaits)
+	}
 	if a.approval.held[commit] {
 		if a.approval.let == nil {
 			a.approval.let = map[string]bool{}
@@ -70,12 +74,22 @@ func (a *Agent) Approve(commit string) error {
 		a.Trigger()
 		return nil
 	}
-	if h := plumbing.NewHash(commit); !plumbing.IsHash(commit) || h.IsZero() || h != a.approval.rewound {
-		return fmt.Errorf("%w; sealward status shows what does", unseal.ErrNothingWaits)
-	}
 	a.approval.head = a.approval.rewound
 	a.Trigger()
 	return nil
+}
+
+// waits reports that something waits at a commit. The caller holds mu.
+func (p *approval) waits(commit string) bool {
+	h := plumbing.NewHash(commit)
+	return p.held[commit] || plumbing.IsHash(commit) && !h.IsZero() && h == p.rewound
+}
+
+// Waits reports that something waits for the operator's word at a commit.
+func (a *Agent) Waits(commit string) bool {
+	a.approval.mu.Lock()
+	defer a.approval.mu.Unlock()
+	return a.approval.waits(commit)
 }
 
 // Contains reports whether commit is ancestor or descends from it. It is safe for
@@ -111,6 +125,11 @@ func (s *Service) Approve(commit string) (err error) {
 		}
 	}
 	return err
+}
+
+// Waits reports that something waits at a commit of any source.
+func (s *Service) Waits(commit string) bool {
+	return slices.ContainsFunc(s.sources, func(f *followed) bool { return f.agent.Waits(commit) })
 }
 
 // Contains answers for the source of that name.

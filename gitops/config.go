@@ -29,6 +29,12 @@ type Settings struct {
 	Serve    ServeSettings `yaml:"serve"`
 	Audit    struct {
 		File string `yaml:"file"` // default audit.jsonl in the state folder
+		// A file is rotated that would outgrow MaxSize or whose first record is older than
+		// MaxAge. Earlier files are never deleted.
+		MaxSize Size     `yaml:"maxSize"` // default 100MiB
+		MaxAge  Duration `yaml:"maxAge"`  // default never
+		// HeadInterval is between two lines with the chain's head in the agent's log.
+		HeadInterval Duration `yaml:"headInterval"` // default 1h
 	} `yaml:"audit"`
 	// Webhook is how a Git host tells of a push. (Fields that are part of the format
 	// and not built, such as clientCAFile, are refused, not ignored.)
@@ -196,6 +202,8 @@ func (s *Settings) Check(once bool) error {
 	}
 	setDefault(&s.Serve.Listen, "127.0.0.1:8420")
 	setDefault(&s.Audit.File, filepath.Join(s.State, "audit.jsonl"))
+	setDefault(&s.Audit.MaxSize, Size(100<<20))
+	setDefault(&s.Audit.HeadInterval, Duration(time.Hour))
 	setDefault(&s.MaxStale, Duration(24*time.Hour))
 	errs = append(errs, s.checkSources()...)
 	return errors.Join(errs...)

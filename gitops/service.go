@@ -115,7 +115,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 			return f.named(err)
 		}
 	}
-	log, err := audit.Open(s.Settings.Audit.File, audit.Options{Now: s.Now, Logger: s.Log})
+	log, err := s.openAudit()
 	if err != nil {
 		return err
 	}
@@ -149,6 +149,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	for _, f := range s.sources {
 		following.Go(func() { f.agent.Run(follow) })
 	}
+	following.Go(func() { s.tellHead(follow, log.Head) })
 	following.Go(func() {
 		for {
 			select {

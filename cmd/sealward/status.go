@@ -86,6 +86,9 @@ func printStatus(w io.Writer, s serve.StatusJSON, wide bool, now time.Time) {
 			fmt.Fprintf(w, "\n%s: %d looks failed in a row: %s\n", dash(src.Name), src.Sync.Failures, src.Sync.Error)
 		}
 	}
+	if wide {
+		fmt.Fprintf(w, "\naudit: seq %d, head %s\n", s.Audit.Seq, s.Audit.Head)
+	}
 	for _, f := range s.Failing {
 		served := "not served"
 		if f.Stale {

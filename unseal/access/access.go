@@ -43,7 +43,10 @@ const (
 	NoGrant      Reason = "no-grant"
 	DenyGrant    Reason = "denied-by-grant"
 	PolicyBroken Reason = "policy-broken"
-	Contested    Reason = "contested" // two sources claim the workspace: said by who serves, never by a Policy
+	// Said by who serves, never by a Policy: two sources claim the workspace; what was
+	// asked for cannot be a name.
+	Contested   Reason = "contested"
+	InvalidName Reason = "invalid-name"
 )
 
 // Decision about one question.
@@ -124,7 +127,10 @@ func (s *ruleSet) each(name manifest.Name, f func(*rule)) {
 // bySubject holds the rules of one workspace for each subject.
 type bySubject map[manifest.Subject]*subjectRules
 
-type subjectRules struct{ read, list ruleSet }
+type subjectRules struct {
+	read, list ruleSet
+	allows     []*rule // of both, each once, in order of paths
+}
 
 func (b bySubject) add(s manifest.Subject, useCase manifest.UseCase, p manifest.Pattern, r *rule) {
 	rules := b[s]
@@ -216,6 +222,9 @@ func (s *Scope) addGrant(ws manifest.Workspace, f File) {
 			for _, p := range patterns {
 				b.add(subject, g.UseCase, p, r)
 			}
+			if rules := b[subject]; !r.deny {
+				rules.allows = append(rules.allows, r)
+			}
 		}
 	}
 }
@@ -260,32 +269,18 @@ func (p *Policy) MayList(id Identity, ws manifest.Workspace, now time.Time) Deci
 	if path, broken := p.broken(ws); broken {
 		return Decision{Reason: PolicyBroken, Grant: path}
 	}
-	found := false
+	var first *rule
 	p.eachSubject(id, ws, func(rules *subjectRules) {
-		found = found || rules.read.anyAllow(now) || rules.list.anyAllow(now)
+		if i := slices.IndexFunc(rules.allows, func(r *rule) bool { return r.active(now) }); i >= 0 {
+			if r := rules.allows[i]; first == nil || inOrder([]*rule{first, r})[0] == r {
+				first = r
+			}
+		}
 	})
-	if !found {
+	if first == nil {
 		return Decision{Reason: NoGrant}
 	}
-	return Decision{Allowed: true, Reason: Granted}
-}
-
-func (s *ruleSet) anyAllow(now time.Time) bool {
-	for _, rs := range s.exact {
-		for _, r := range rs {
-			if !r.deny && r.active(now) {
-				return true
-			}
-		}
-	}
-	for _, gs := range s.prefixed {
-		for _, g := range gs {
-			if !g.rule.deny && g.rule.active(now) {
-				return true
-			}
-		}
-	}
-	return false
+	return Decision{Allowed: true, Reason: Granted, Grant: first.path, Subject: first.subject}
 }
 
 func (p *Policy) broken(ws manifest.Workspace) (path string, broken bool) {

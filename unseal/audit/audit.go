@@ -4,8 +4,8 @@
 // Most callers need only [Open], [Log.Append] and [Log.Close]; whoever refuses calls
 // without an identity calls [Log.Unauthenticated]; [Verify] checks a log from outside.
 //
-// Not here: a decision about a read (unseal/access), a value or a field for one, rotation,
-// and protection from whoever may write the file. Such a person can rewrite the whole
+// Not here: a decision about a read (unseal/access), a value or a field for one, the
+// deletion of old files, and protection from whoever may write them. Such a person can rewrite the whole
 // chain; only a hash noted elsewhere ([Log.Head]) shows that.
 package audit
 
@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -39,11 +40,14 @@ const (
 type Options struct {
 	Now       func() time.Time // default time.Now
 	Aggregate time.Duration    // between two records of unauthenticated calls; default 10s
+	MaxSize   int64            // bytes; a file that would grow beyond is rotated; default never
+	MaxAge    time.Duration    // since a file's first record, when the next is written; default never
 	Logger    *slog.Logger     // hears what no caller can be told; default none
 }
 
 // file is what the log needs of an *os.File, so that a test can make the disk fail.
 type file interface {
+	io.ReaderAt
 	Write([]byte) (int, error)
 	Sync() error
 	Truncate(size int64) error
@@ -56,7 +60,10 @@ type Log struct {
 	path      string
 	now       func() time.Time
 	aggregate time.Duration
+	maxSize   int64
+	maxAge    time.Duration
 	logger    *slog.Logger
+	wrap      func(*os.File) file
 
 	queue   chan *entry
 	counted chan struct{} // there is something to aggregate
@@ -71,6 +78,11 @@ type Log struct {
 	durable int64       // length of what was synced
 	dirty   bool        // there may be bytes after durable
 	buf     []byte
+	began   time.Time // of the first record in file; zero for none
+
+	namesDurable              bool      // the folder was synced since files changed their names
+	rotateAgain, restoreAgain time.Time // not tried before
+	restoreErr                error
 
 	mu     sync.Mutex // never held during input or output
 	last   place      // of the last durable record
@@ -109,14 +121,17 @@ func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err erro
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	// The path is looked at again on every write; a change of folder must not move it.
-	path, err = filepath.Abs(path)
+	path, err = resolve(path)
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", path, err)
 	}
-	f, err := openLocked(path)
+	if err := takeCopy(path, opts.Logger); err != nil {
+		return nil, fmt.Errorf("audit log %s: %w", path, err)
+	}
+	f, err := openLocked(path, 0)
 	if err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", path, err)
 	}
@@ -143,7 +158,20 @@ func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err erro
 	if err := f.Sync(); err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", path, err)
 	}
-	end, err := readEnd(f, opened.Size())
+	earlier, err := rotatedFiles(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit log %s: %w", path, err)
+	}
+	// A crash in the middle of a rotation: one file under both names.
+	if n := len(earlier); n > 0 {
+		if info, err := os.Stat(earlier[n-1].path); err == nil && os.SameFile(info, opened) {
+			if err := errors.Join(os.Remove(earlier[n-1].path), syncFolder(filepath.Dir(path))); err != nil {
+				return nil, fmt.Errorf("audit log %s: %w", path, err)
+			}
+			earlier = earlier[:n-1]
+		}
+	}
+	end, err := readEnd(f, opened.Size(), func() (place, error) { return before(path, earlier) })
 	if err != nil {
 		return nil, fmt.Errorf("audit log %s: %w", path, err)
 	}
@@ -152,7 +180,10 @@ func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err erro
 		path:      path,
 		now:       opts.Now,
 		aggregate: opts.Aggregate,
+		maxSize:   opts.MaxSize,
+		maxAge:    opts.MaxAge,
 		logger:    opts.Logger,
+		wrap:      wrap,
 		queue:     make(chan *entry, queueLength),
 		counted:   make(chan struct{}, 1),
 		closing:   make(chan struct{}),
@@ -160,8 +191,11 @@ func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err erro
 		file:      wrap(f),
 		opened:    opened,
 		durable:   opened.Size(),
+		began:     begun(f, opened.Size()),
 		last:      end.last,
 		counts:    map[string]uint64{},
+
+		namesDurable: true,
 	}
 	if err := l.mend(end); err != nil {
 		return nil, err
@@ -342,8 +376,17 @@ func (l *Log) commit(e *entry) {
 	if len(batch) == 0 {
 		return
 	}
+	if l.rotationDue(len(buf)) {
+		if err := l.rotate(); err != nil {
+			l.rotateAgain = l.now().Add(time.Minute)
+			l.logger.Error("the audit log cannot be rotated; its file grows on, and it is tried again in a minute", "path", l.path, "error", err)
+		}
+	}
 	err := l.write(buf)
 	if err == nil {
+		if l.began.IsZero() {
+			l.began = l.now()
+		}
 		l.mu.Lock()
 		l.last = last
 		l.mu.Unlock()
@@ -388,7 +431,10 @@ func (l *Log) write(buf []byte) error {
 		return fmt.Errorf("audit log %s: the rest of a failed write cannot be removed, so nothing is recorded: %w", l.path, err)
 	}
 	if err := l.unchanged(l.durable); err != nil {
-		return err
+		return l.restoreAfter(err)
+	}
+	if err := l.syncNames(); err != nil {
+		return fmt.Errorf("audit log %s: nothing is recorded until its folder can be synced: %w", l.path, err)
 	}
 	l.dirty = true
 	_, err := l.file.Write(buf)
@@ -405,7 +451,7 @@ func (l *Log) write(buf []byte) error {
 	size := l.durable + int64(len(buf))
 	if err := l.unchanged(size); err != nil {
 		_ = l.rollBack()
-		return err
+		return l.restoreAfter(err)
 	}
 	l.durable, l.dirty = size, false
 	return nil
@@ -439,11 +485,11 @@ func (l *Log) unchanged(size int64) error {
 	info, err := os.Stat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("audit log %s: was deleted or moved away, so nothing is recorded; put it back, or restart the agent to begin a new one", l.path)
+		return fmt.Errorf("audit log %s: was deleted or moved away: %w", l.path, errAway)
 	case err != nil:
 		return fmt.Errorf("audit log: %w", err)
 	case !os.SameFile(info, l.opened):
-		return fmt.Errorf("audit log %s: was replaced by another file, so nothing is recorded; put the old one back, or restart the agent to go on in the new one", l.path)
+		return fmt.Errorf("audit log %s: was replaced by another file: %w", l.path, errAway)
 	case info.Size() != size:
 		return fmt.Errorf("audit log %s: somebody else changed it (%d bytes instead of %d), so nothing is recorded; keep a copy, run sealward audit verify on it, move it away and restart the agent", l.path, info.Size(), size)
 	}

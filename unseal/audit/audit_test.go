@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -94,7 +95,14 @@ func openFaulty(t testing.TB, path string, opts Options) (*Log, *faulty) {
 	return l, f
 }
 
-func newPath(t testing.TB) string { return filepath.Join(t.TempDir(), "audit.jsonl") }
+func newLogPath(t testing.TB) string { return filepath.Join(t.TempDir(), "audit.jsonl") }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 func mustOpen(t testing.TB, path string) *Log {
 	t.Helper()
@@ -170,7 +178,7 @@ func records(t testing.TB, path string) []Record {
 // The format is a promise to whoever parses the file: the order of the fields, their
 // names, how times are written, and what is hashed.
 func TestFormat(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	now := time.Date(2026, 7, 1, 12, 0, 0, 120_000_000, time.FixedZone("CEST", 2*60*60))
 	l, err := Open(path, Options{Now: func() time.Time { return now }})
 	if err != nil {
@@ -239,7 +247,7 @@ func TestOpenCreates(t *testing.T) {
 }
 
 func TestOpenGoesOn(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	for i := range 5 {
 		l := mustOpen(t, path)
 		if seq, _ := l.Head(); seq != uint64(2*i) {
@@ -290,7 +298,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestOneProcessOnly(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	if second, err := Open(path, Options{}); err == nil {
 		_ = second.Close()
@@ -304,7 +312,7 @@ func TestOneProcessOnly(t *testing.T) {
 }
 
 func TestGroupCommit(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l, f := openFaulty(t, path, Options{})
 	const callers, each = 64, 25
 	var wg sync.WaitGroup
@@ -346,7 +354,7 @@ func TestGroupCommit(t *testing.T) {
 // While one sync runs, whatever arrives waits for the next, and all of it shares that one.
 func TestOneSyncForTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{})
 		hold := make(chan struct{})
 		f.set(func(f *faulty) { f.hold = hold })
@@ -383,7 +391,7 @@ func TestFailureAndRecovery(t *testing.T) {
 		"sync and stuck":              func(f *faulty) { f.syncErr, f.truncErr = boom, boom },
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := newPath(t)
+			path := newLogPath(t)
 			l, f := openFaulty(t, path, Options{})
 			good := mustAppend(t, l, "good")
 			seq, head := l.Head()
@@ -431,7 +439,7 @@ func TestFailureAndRecovery(t *testing.T) {
 func TestStuckThenReopened(t *testing.T) {
 	t.Parallel()
 	for short := range 600 {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{})
 		mustAppend(t, l, "good")
 		f.set(func(f *faulty) { f.writeErr, f.short, f.truncErr = syscall.ENOSPC, short, syscall.EIO })
@@ -451,7 +459,7 @@ func TestStuckThenReopened(t *testing.T) {
 func TestNobodyIsToldWrongly(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(8) {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{})
 		f.set(func(f *faulty) { f.random = rand.New(rand.NewPCG(seed, 1)) })
 		var mu sync.Mutex
@@ -504,7 +512,7 @@ func TestTornAtEveryByte(t *testing.T) {
 	t.Parallel()
 	for _, before := range []int{0, 2} {
 		t.Run(fmt.Sprintf("after %d", before), func(t *testing.T) {
-			path := newPath(t)
+			path := newLogPath(t)
 			l := mustOpen(t, path)
 			for range before {
 				mustAppend(t, l, "kept")
@@ -517,7 +525,7 @@ func TestTornAtEveryByte(t *testing.T) {
 				t.Fatal(err)
 			}
 			for cut := int(kept.Size()); cut <= len(whole); cut++ {
-				path := newPath(t)
+				path := newLogPath(t)
 				if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
 					t.Fatal(err)
 				}
@@ -553,7 +561,7 @@ func TestTornAtEveryByte(t *testing.T) {
 // A crash while Open writes the torn record, and again while it writes the next one.
 func TestTornAgain(t *testing.T) {
 	t.Parallel()
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	mustAppend(t, l, "kept")
 	mustClose(t, l)
@@ -580,7 +588,7 @@ func TestTornAgain(t *testing.T) {
 
 // Not every file system leaves a prefix: some leave zeros, longer than any record.
 func TestTornOddly(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	mustAppend(t, l, "kept")
 	mustClose(t, l)
@@ -625,7 +633,7 @@ func TestTornOddly(t *testing.T) {
 }
 
 func TestTornIsTold(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	if err := os.WriteFile(path, []byte(`{"seq":1,"time":"20`), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -640,40 +648,36 @@ func TestTornIsTold(t *testing.T) {
 	}
 }
 
+// Deleted, moved away or replaced: the records at hand are refused, and the log is restored
+// from the file that is open. What stood in its place is kept.
 func TestFileTakenAway(t *testing.T) {
 	for name, c := range map[string]struct {
-		take func(path string) error
-		want string
-		back func(path string) error // nil: nothing but a restart helps
+		take    func(path string) error
+		want    string
+		foreign int
 	}{
-		"deleted": {os.Remove, "deleted or moved", nil},
-		"moved":   {func(p string) error { return os.Rename(p, p+".1") }, "put it back", func(p string) error { return os.Rename(p+".1", p) }},
+		"deleted":        {os.Remove, "was deleted", 0},
+		"its folder too": {func(p string) error { return os.RemoveAll(filepath.Dir(p)) }, "was deleted", 0},
+		"moved":          {func(p string) error { return os.Rename(p, p+".1") }, "moved away", 0},
 		"replaced": {func(p string) error {
 			b, err := os.ReadFile(p) // byte for byte the same, and yet another file
 			return errors.Join(err, os.Rename(p, p+".1"), os.WriteFile(p, b, 0o600))
-		}, "by another file", func(p string) error { return os.Rename(p+".1", p) }},
-		"emptied": {func(p string) error { return os.Truncate(p, 0) }, "somebody else changed it", nil},
-		"longer": {func(p string) error {
-			f, err := os.OpenFile(p, os.O_APPEND|os.O_WRONLY, 0)
-			if err != nil {
-				return err
-			}
-			_, err = f.WriteString("x")
-			return errors.Join(err, f.Close())
-		}, "somebody else changed it", func(p string) error {
-			info, err := os.Stat(p)
-			return errors.Join(err, os.Truncate(p, info.Size()-1))
-		}},
+		}, "by another file", 1},
+		"a folder": {func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) }, "by another file", 1},
+		"a link":   {func(p string) error { return errors.Join(os.Remove(p), os.Symlink(os.DevNull, p)) }, "by another file", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := newPath(t)
-			l := mustOpen(t, path)
-			defer l.Close()
-			mustAppend(t, l, "a")
-			if err := c.take(path); err != nil {
+			path := newLogPath(t)
+			var out bytes.Buffer
+			l, err := Open(path, Options{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+			if err != nil {
 				t.Fatal(err)
 			}
-			for range 2 {
+			mustAppend(t, l, "a")
+			for range 2 { // and once more, of the restored one
+				if err := c.take(path); err != nil {
+					t.Fatal(err)
+				}
 				_, err := l.Append(t.Context(), aRead("b"))
 				if err == nil {
 					t.Fatal("told that it was written")
@@ -681,13 +685,85 @@ func TestFileTakenAway(t *testing.T) {
 				if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
 					t.Errorf("unclear: %v", err)
 				}
+				mustAppend(t, l, "c")
+			}
+			mustClose(t, l)
+			_, head := l.Head()
+			if sum := mustVerify(t, path, head); sum.Records != 3 {
+				t.Errorf("%+v", sum)
+			}
+			if !strings.Contains(out.String(), "restored") {
+				t.Errorf("the log says %q", out.String())
+			}
+			if foreign, _ := filepath.Glob(path + ".foreign-*"); len(foreign) != 2*c.foreign {
+				t.Errorf("moved aside: %q", foreign)
+			}
+		})
+	}
+}
+
+// What cannot be restored stays refused until it can.
+func TestFileTakenAwayForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := newLogPath(t)
+		l := mustOpen(t, path)
+		mustAppend(t, l, "a")
+		// Another agent has begun a log there.
+		must(t, os.Rename(path, path+".1"))
+		other := mustOpen(t, path)
+		for range 3 {
+			if _, err := l.Append(t.Context(), aRead("b")); err == nil || !strings.Contains(err.Error(), "replaced by another file") {
+				t.Errorf("error is %v", err)
+			}
+			time.Sleep(time.Second)
+		}
+		mustAppend(t, other, "theirs")
+		mustClose(t, other)
+		if _, err := l.Append(t.Context(), aRead("b")); err == nil {
+			t.Error("recorded before it was restored")
+		}
+		mustAppend(t, l, "c")
+		mustClose(t, l)
+		if sum := mustVerify(t, path, ""); sum.Records != 2 {
+			t.Errorf("%+v", sum)
+		}
+	})
+}
+
+// The same file, changed in place: nothing is made up for it.
+func TestFileChangedInPlace(t *testing.T) {
+	for name, c := range map[string]struct {
+		change, back func(path string) error // no back: only a restart helps
+	}{
+		"emptied":             {change: func(p string) error { return os.Truncate(p, 0) }},
+		"emptied and deleted": {change: func(p string) error { return errors.Join(os.Truncate(p, 0), os.Remove(p)) }},
+		"longer": {func(p string) error {
+			f, err := os.OpenFile(p, os.O_APPEND|os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString("x")
+			return errors.Join(err, f.Close())
+		}, func(p string) error {
+			info, err := os.Stat(p)
+			return errors.Join(err, os.Truncate(p, info.Size()-1))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newLogPath(t)
+			l := mustOpen(t, path)
+			defer l.Close()
+			mustAppend(t, l, "a")
+			must(t, c.change(path))
+			for range 2 {
+				if _, err := l.Append(t.Context(), aRead("b")); err == nil || !strings.Contains(err.Error(), "keep a copy") {
+					t.Errorf("error is %v", err)
+				}
 			}
 			if c.back == nil {
 				return
 			}
-			if err := c.back(path); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.back(path))
 			mustAppend(t, l, "c")
 			mustClose(t, l)
 			if sum := mustVerify(t, path, ""); sum.Records != 2 {
@@ -700,7 +776,7 @@ func TestFileTakenAway(t *testing.T) {
 // The file goes while its sync runs: too late for the look before, so there is one after.
 func TestFileTakenAwayDuringSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{})
 		hold := make(chan struct{})
 		f.set(func(f *faulty) { f.hold = hold })
@@ -726,7 +802,7 @@ func TestFileTakenAwayDuringSync(t *testing.T) {
 
 // Cut below what was durable while a write fails: rolling back must not fill it with zeros.
 func TestRollBackNeverGrows(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l, f := openFaulty(t, path, Options{})
 	mustAppend(t, l, "a")
 	f.set(func(f *faulty) { f.writeErr, f.short, f.truncErr = syscall.ENOSPC, 9, syscall.EIO })
@@ -748,7 +824,7 @@ func TestRollBackNeverGrows(t *testing.T) {
 
 func TestContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{})
 		hold := make(chan struct{})
 		f.set(func(f *faulty) { f.hold = hold })
@@ -774,7 +850,7 @@ func TestContext(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	var wg sync.WaitGroup
 	var told atomic.Int64
@@ -810,7 +886,7 @@ func TestClose(t *testing.T) {
 // What was queued when Close was called is written, not refused.
 func TestCloseWritesTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{})
 		hold := make(chan struct{})
 		f.set(func(f *faulty) { f.hold = hold })
@@ -835,7 +911,7 @@ func TestCloseWritesTheQueue(t *testing.T) {
 
 func TestAggregate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{}) // 10s
 		began := time.Now()
 		// A flood: a call a millisecond for a minute, of invented reasons too.
@@ -876,7 +952,7 @@ func TestAggregate(t *testing.T) {
 // A quiet log stays quiet, and the first call after a pause waits for its turn too.
 func TestAggregateWhenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := newPath(t)
+		path := newLogPath(t)
 		l, f := openFaulty(t, path, Options{Aggregate: time.Second})
 		time.Sleep(time.Hour)
 		l.Unauthenticated(RateLimited)
@@ -901,7 +977,7 @@ func TestAggregateWhenIdle(t *testing.T) {
 // A disk that hangs or fails neither stops the counting nor loses a count.
 func TestAggregateWithoutDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		path := newPath(t)
+		path := newLogPath(t)
 		var out bytes.Buffer
 		l, f := openFaulty(t, path, Options{Logger: slog.New(slog.NewTextHandler(&out, nil))})
 		began := time.Now()
@@ -932,7 +1008,7 @@ func TestAggregateWithoutDisk(t *testing.T) {
 }
 
 func TestCloseTellsOfLostCounts(t *testing.T) {
-	l, f := openFaulty(t, newPath(t), Options{})
+	l, f := openFaulty(t, newLogPath(t), Options{})
 	l.Unauthenticated(Expired)
 	f.set(func(f *faulty) { f.writeErr = syscall.ENOSPC })
 	if err := l.Close(); !errors.Is(err, syscall.ENOSPC) {
@@ -941,7 +1017,7 @@ func TestCloseTellsOfLostCounts(t *testing.T) {
 }
 
 func TestAppendRefuses(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	for name, change := range map[string]func(*Record){
 		"no event":              func(r *Record) { r.Event = "" },
@@ -952,6 +1028,7 @@ func TestAppendRefuses(t *testing.T) {
 		"unknown decision":      func(r *Record) { r.Decision = "hunter2" },
 		"a value as commit":     func(r *Record) { r.Commit = "hunter2" },
 		"a long hex blob":       func(r *Record) { r.Blob = strings.Repeat("a", 66) },
+		"a value as a part's":   func(r *Record) { r.Parts = map[string]string{"a.yaml": "hunter2"} },
 		"capitals in a blob":    func(r *Record) { r.Blob = strings.Repeat("A", 40) },
 		"a megabyte of keys":    func(r *Record) { r.Keys = slicesOf(strings.Repeat("k", 250), 5000) },
 		"a million little keys": func(r *Record) { r.Keys = slicesOf("k", 1_000_000) },
@@ -981,7 +1058,7 @@ func slicesOf(s string, n int) []string {
 
 // Whatever a caller sends: one line, printable, bounded, and no field of ours is forged.
 func TestHostileText(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	evil := []string{
 		"a\n{\"seq\":9,\"event\":\"read\"}", "a\r\nb", "\x1b[2J\x1b]0;x\a", "\u202eevil", "a\u2028b\u2029c", "\x00", "\xff\xfe",
@@ -1072,17 +1149,25 @@ func TestLargestRecordFits(t *testing.T) {
 	}
 	for _, keys := range [][]string{slicesOf(worst, 500), slicesOf(`"`, 100_000), slicesOf("", 100_000)} {
 		r.Keys = keys
+		r.Parts = map[string]string{}
+		for i := range 1000 {
+			r.Parts[worst[:200]+fmt.Sprint(i)] = strings.Repeat("b", 64)
+		}
 		recs, err := prepare(r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		total, size := 0, 0
+		total, size, parts := 0, 0, map[string]string{}
 		for i := range recs {
 			line, _, err := extend(nil, place{1<<64 - 2, genesis}, &recs[i], time.Date(2026, 1, 1, 0, 0, 0, 123456789, time.UTC))
 			if err != nil {
 				t.Fatal(err)
 			}
 			total, size = total+len(recs[i].Keys), size+len(line)
+			maps.Copy(parts, recs[i].Parts)
+		}
+		if !maps.Equal(parts, r.Parts) {
+			t.Errorf("%d parts of %d", len(parts), len(r.Parts))
 		}
 		if total != len(keys) {
 			t.Errorf("%d keys of %d", total, len(keys))
@@ -1095,7 +1180,7 @@ func TestLargestRecordFits(t *testing.T) {
 }
 
 func TestAppendKeepsNoReference(t *testing.T) {
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	in := aRead("a")
 	out, err := l.Append(t.Context(), in)
@@ -1115,7 +1200,7 @@ func TestFieldsAreThoughtAbout(t *testing.T) {
 	for f := range reflect.TypeFor[Record]().Fields() {
 		fields = append(fields, f.Name)
 	}
-	want := "Seq Time Event Decision Reason Status Subject Roles Credential Method Remote Workspace Name Keys Grant Role Commit Path Blob Count Reasons Since Torn Prev"
+	want := "Seq Time Event Decision Reason Status Subject Roles Credential Method Remote Workspace Name Keys Grant Role Commit Path Blob Parts Count Reasons Since Torn Prev"
 	if got := strings.Join(fields, " "); got != want {
 		t.Errorf("fields are %s\nwant %s\nCan the new one hold a value? Is it bounded in prepare?", got, want)
 	}
@@ -1128,7 +1213,7 @@ func TestFieldsAreThoughtAbout(t *testing.T) {
 func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 16, 256} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			l, f := openFaulty(b, newPath(b), Options{})
+			l, f := openFaulty(b, newLogPath(b), Options{})
 			defer l.Close()
 			rec := aRead("orders-db-r")
 			ctx := context.Background()
@@ -1155,7 +1240,7 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func BenchmarkVerify(b *testing.B) {
-	path := newPath(b)
+	path := newLogPath(b)
 	l := mustOpen(b, path)
 	var wg sync.WaitGroup
 	for range 100 {

@@ -22,10 +22,12 @@ type end struct {
 }
 
 // readEnd finds the last whole record. Whatever follows is taken for the rest of a write,
-// because everything before the last write was synced.
-func readEnd(r io.ReaderAt, size int64) (end, error) {
+// because everything before the last write was synced. In a file without a record the
+// chain goes on from before.
+func readEnd(r io.ReaderAt, size int64, before func() (place, error)) (end, error) {
 	if size == 0 {
-		return end{last: place{hash: genesis}}, nil
+		p, err := before()
+		return end{last: p}, err
 	}
 	buf := make([]byte, min(size, window))
 	if _, err := r.ReadAt(buf, size-int64(len(buf))); err != nil {
@@ -53,11 +55,15 @@ func readEnd(r io.ReaderAt, size int64) (end, error) {
 	}
 	// Nothing whole: a first write that was cut, or a file that was never a log and
 	// that must not be written into.
-	first := []byte(`{"seq":1,"time":"`)
+	p, err := before()
+	if err != nil {
+		return end{}, err
+	}
+	first := fmt.Appendf(nil, `{"seq":%d,"time":"`, p.seq+1)
 	if !bytes.HasPrefix(buf, first) && !bytes.HasPrefix(first, buf) && buf[0] != 0 {
 		return end{}, errors.New("is not an audit log; name another file")
 	}
-	return end{last: place{hash: genesis}, torn: body, unterminated: !terminated}, nil
+	return end{last: p, torn: body, unterminated: !terminated}, nil
 }
 
 // makeFolder is MkdirAll that also makes the new entries durable.

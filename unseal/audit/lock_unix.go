@@ -9,9 +9,10 @@ import (
 )
 
 // openLocked opens path for appending and keeps every other process out until the file is
-// closed. The kernel drops the lock with the process, so a crash leaves none behind.
-func openLocked(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+// closed; flags are added to those of opening. The kernel drops the lock with the process,
+// so a crash leaves none behind.
+func openLocked(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|flags, 0o600)
 	if err != nil {
 		return nil, err
 	}

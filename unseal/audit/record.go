@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -84,6 +86,10 @@ type Record struct {
 	Path   string `json:"path,omitempty"`
 	Blob   string `json:"blob,omitempty"`
 
+	// Parts is for a secret in several files, whose folder Path is: blob by file name. It
+	// tells which content was read, as Blob does of one file.
+	Parts map[string]string `json:"parts,omitempty"`
+
 	// An aggregate: how many calls since when, by reason.
 	Count   uint64            `json:"count,omitempty"`
 	Reasons map[string]uint64 `json:"reasons,omitempty"`
@@ -111,7 +117,7 @@ const (
 const genesis = "0000000000000000000000000000000000000000000000000000000000000000"
 
 // prepare returns r as it may be written: checked, cut, printable, sharing no memory
-// with the caller. Keys that do not fit into one record go on in the next, because
+// with the caller. Keys and parts that do not fit into one record go on in the next, because
 // a list cut short would be a read that nobody recorded.
 func prepare(r Record) ([]Record, error) {
 	switch r.Event {
@@ -123,7 +129,8 @@ func prepare(r Record) ([]Record, error) {
 	default:
 		return nil, errors.New("audit record: Append takes the events read, list, start, stop, sync and approve; this is an error in the caller")
 	}
-	for _, id := range []string{r.Commit, r.Blob} {
+	ids := append(slices.Collect(maps.Values(r.Parts)), r.Commit, r.Blob)
+	for _, id := range ids {
 		if !isObjectID(id) {
 			return nil, errors.New("audit record: commit and blob must be hexadecimal object ids; this is an error in the caller")
 		}
@@ -134,6 +141,12 @@ func prepare(r Record) ([]Record, error) {
 	for i, k := range r.Keys {
 		keys[i] = clean(k, maxText)
 		total += keyCost(keys[i])
+	}
+	parts := make([]part, 0, len(r.Parts))
+	for _, name := range slices.Sorted(maps.Keys(r.Parts)) {
+		p := part{clean(name, maxText), r.Parts[name]}
+		parts = append(parts, p)
+		total += p.cost()
 	}
 	if total > keysPerAppend {
 		return nil, fmt.Errorf("audit record: %d keys are too many for one read; read them in several", len(keys))
@@ -168,12 +181,24 @@ func prepare(r Record) ([]Record, error) {
 		if n > 0 {
 			rec.Keys = keys[:n:n]
 		}
+		for len(parts) > 0 && cost+parts[0].cost() <= keysPerRecord {
+			if rec.Parts == nil {
+				rec.Parts = map[string]string{}
+			}
+			rec.Parts[parts[0].name] = parts[0].blob
+			cost += parts[0].cost()
+			parts = parts[1:]
+		}
 		recs = append(recs, rec)
-		if keys = keys[n:]; len(keys) == 0 {
+		if keys = keys[n:]; len(keys) == 0 && len(parts) == 0 {
 			return recs, nil
 		}
 	}
 }
+
+type part struct{ name, blob string }
+
+func (p part) cost() int { return keyCost(p.name) + keyCost(p.blob) }
 
 // keyCost is the most a clean key takes in JSON: of printable text only the quote and
 // the backslash are escaped.
@@ -294,9 +319,7 @@ func decode(line []byte) (Record, error) {
 	if err := dec.Decode(&r); err != nil {
 		return Record{}, errNotRecord
 	}
-	switch r.Event {
-	case Read, List, Unauthenticated, Torn, Start, Stop, Sync, Approve:
-	default:
+	if !slices.Contains(Events(), r.Event) {
 		return Record{}, errNotRecord
 	}
 	// Duplicate keys, other escapes, other orders, trailing bytes, another time zone:

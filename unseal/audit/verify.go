@@ -16,6 +16,18 @@ type VerifyOptions struct {
 	// Head is the hash the last record must have, as [Log.Head] gave it. Without one,
 	// records missing from the end and a chain computed anew cannot be seen.
 	Head string
+	// After is the hash of the record before the first, where that was archived and the
+	// log begins later; its Seq is not known then. Default: the log begins with record 1.
+	After string
+}
+
+func (o VerifyOptions) check() error {
+	for _, hash := range []string{o.Head, o.After} {
+		if hash != "" && (len(hash) != len(genesis) || !isHex(hash)) {
+			return errors.New("a hash to verify against must be 64 hexadecimal digits in lower case")
+		}
+	}
+	return nil
 }
 
 // Summary is what was verified; after an error, up to the first bad record.
@@ -47,21 +59,26 @@ func (b *BadRecord) Error() string {
 // dropped, moved or added, and for bytes that no torn record accounts for. It needs as
 // much memory as one record, whatever it reads.
 func Verify(r io.Reader, opts VerifyOptions) (Summary, error) {
-	if opts.Head != "" && (len(opts.Head) != len(genesis) || !isHex(opts.Head)) {
-		return Summary{}, errors.New("the head to verify against must be 64 hexadecimal digits in lower case")
+	if err := opts.check(); err != nil {
+		return Summary{}, err
 	}
 	v := verifier{
-		in:   bufio.NewReaderSize(r, maxRecord+len("\n")),
-		head: opts.Head,
-		sum:  Summary{Head: genesis},
+		in:    bufio.NewReaderSize(r, maxRecord+len("\n")),
+		head:  opts.Head,
+		after: opts.After,
+		sum:   Summary{Head: genesis},
+	}
+	if v.after != "" {
+		v.sum.Head = v.after
 	}
 	err := v.run()
 	return v.sum, err
 }
 
 type verifier struct {
-	in   *bufio.Reader
-	head string
+	in    *bufio.Reader
+	head  string
+	after string // "" once the first record was read
 
 	sum      Summary
 	line     uint64 // being read
@@ -148,6 +165,12 @@ func (v *verifier) add(rec Record, digest string) error {
 		return v.bad(v.line, v.sum.Seq+1, "the torn bytes that this record accounts for are gone")
 	}
 
+	if v.after != "" {
+		if rec.Prev != v.after {
+			return v.bad(v.line, rec.Seq, "does not follow the record whose hash is given as the one before it")
+		}
+		v.sum.Seq, v.after = rec.Seq-1, ""
+	}
 	next, linked := v.sum.Seq+1, rec.Prev == v.sum.Head
 	switch {
 	case rec.Seq == next && linked:
@@ -194,6 +217,9 @@ func (v *verifier) badLink(digest string) error {
 			return err
 		}
 		if rec, err := decode(after); err == nil && !long {
+			if rec.Seq != seq+1 { // somebody else's successor: it knows nothing of this one
+				break
+			}
 			known = rec.Prev
 		}
 	}

@@ -16,7 +16,7 @@ import (
 // sample is a log with every kind of line, a torn write in the middle, and its head.
 func sample(t testing.TB) (lines []string, head string) {
 	t.Helper()
-	path := newPath(t)
+	path := newLogPath(t)
 	l := mustOpen(t, path)
 	if _, err := l.Append(t.Context(), Record{Event: Start}); err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestAnyChangedByteIsNamed(t *testing.T) {
 	pos := 0
 	for i, line := range lines {
 		for j := range len(line) {
-			for _, c := range []byte{line[j] ^ 1, line[j] ^ 0x20, '0', '"', '\n'} {
+			for _, c := range []byte{line[j] ^ 1, []byte{line[j] ^ 0x20, '0', '"', '\n'}[j%4]} {
 				if c == line[j] {
 					continue
 				}
@@ -101,6 +101,34 @@ func TestAnyChangedByteIsNamed(t *testing.T) {
 				if t.Failed() {
 					return
 				}
+			}
+		}
+		pos += len(line)
+	}
+}
+
+func TestAnyAddedDroppedOrSwappedByteIsNamed(t *testing.T) {
+	t.Parallel()
+	lines, head := sample(t)
+	text, pos := strings.Join(lines, ""), 0
+	for i, line := range lines {
+		for j := range len(line) {
+			at := pos + j
+			changed := map[string]string{}
+			switch c := []string{"x", "\n", "\x00", line[j : j+1]}[j%4]; {
+			case j%3 == 0:
+				changed["dropped"] = text[:at] + text[at+1:]
+			case j%3 == 1 && j+1 < len(line) && line[j] != line[j+1]:
+				changed["swapped with the next"] = text[:at] + line[j+1:j+2] + line[j:j+1] + text[at+2:]
+			case c != "\n" || line[j] != '\n': // else an empty line, which is a line of its own
+				changed[fmt.Sprintf("%q added before", c)] = text[:at] + c + text[at:]
+			}
+			for what, text := range changed {
+				_, err := Verify(strings.NewReader(text), VerifyOptions{Head: head})
+				names(t, fmt.Sprintf("line %d byte %d %s", i+1, j, what), err, i+1)
+			}
+			if t.Failed() {
+				return
 			}
 		}
 		pos += len(line)

@@ -27,6 +27,7 @@ type follower struct {
 	waiting  string
 	line     []string
 	apart    string
+	gone     bool         // what waits is gone when it is approved
 	fail     func() error // of Approve and Contains; nil for none
 }
 
@@ -36,12 +37,14 @@ func (f *follower) Approve(commit string) error {
 	if f.fail != nil {
 		return f.fail()
 	}
-	if commit != f.waiting {
+	if commit != f.waiting || f.gone {
 		return fmt.Errorf("x: %w", unseal.ErrNothingWaits)
 	}
 	f.approved = append(f.approved, commit)
 	return nil
 }
+
+func (f *follower) Waits(commit string) bool { return commit == f.waiting || f.fail != nil }
 
 func (f *follower) Contains(_ context.Context, _, commit, ancestor string) (bool, error) {
 	if f.fail != nil {
@@ -169,7 +172,7 @@ func TestOperators(t *testing.T) {
 		{"/v1/sync", "", "nobody", 401, ""},
 		{"/v1/approvals", approval, "alice", 403, "approve deny "},
 		{"/v1/approvals", approval, "ops", 202, "approve allow " + b.follower.waiting},
-		{"/v1/approvals", `{"commit":"` + commit + `"}`, "ops", 409, "approve allow " + commit},
+		{"/v1/approvals", `{"commit":"` + commit + `"}`, "ops", 409, "approve deny " + commit},
 		{"/v1/approvals", `{"commit":"aaaa"}`, "ops", 400, ""},
 		{"/v1/approvals", `{"commit":"` + commit + `","force":true}`, "ops", 400, ""},
 		{"/v1/approvals", "", "ops", 400, ""},
@@ -189,6 +192,13 @@ func TestOperators(t *testing.T) {
 			t.Errorf("%s by %s: done %v", c.path, c.who, done)
 		}
 	}
+	// What waited is gone between the record and the deed: a second record says so.
+	b.follower.gone = true
+	code := post("/v1/approvals", approval, "ops")
+	if recs := b.audit.take(); code != 409 || len(recs) != 2 || recs[0].Status != 202 || recs[1].Decision != audit.Deny || recs[1].Reason != "nothing-waits" || recs[1].Status != 409 {
+		t.Errorf("approved too late: %d, recorded %+v", code, recs)
+	}
+	b.follower.gone = false
 	b.audit.broken = true
 	if code := post("/v1/approvals", approval, "ops"); code != 503 || len(b.follower.approved) != 1 {
 		t.Errorf("an approval that cannot be recorded: %d", code)

@@ -33,7 +33,7 @@ func (s *server) operator(event audit.Event, next func(http.ResponseWriter, *req
 			s.answer(w, r, rec)
 			return
 		}
-		rec.Decision, rec.Reason, rec.Status = audit.Allow, string(access.Granted), http.StatusOK
+		rec.Decision, rec.Reason, rec.Status = audit.Allow, string(access.Granted), http.StatusAccepted
 		next(w, r, rec)
 	})
 }
@@ -62,12 +62,18 @@ func (s *server) approve(w http.ResponseWriter, r *request, rec audit.Record) {
 		return
 	}
 	rec.Commit = in.Commit
+	refused := rec
+	refused.Decision, refused.Reason, refused.Status = audit.Deny, nothingWaits, http.StatusConflict
+	if !s.Follower.Waits(in.Commit) {
+		s.answer(w, r, refused)
+		return
+	}
 	if !s.answer(w, r, rec) {
 		return
 	}
 	switch err := s.Follower.Approve(in.Commit); {
 	case errors.Is(err, unseal.ErrNothingWaits):
-		writeError(w, http.StatusConflict, "nothing-waits", "nothing waits for approval at that commit; sealward status shows what does")
+		s.answer(w, r, refused) // it went in between: the record before is not the last word
 	case err != nil:
 		s.Log.Error("an approval failed", "error", err)
 		writeError(w, http.StatusInternalServerError, "internal", "the approval failed; see the agent's log")

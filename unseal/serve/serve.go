@@ -37,6 +37,8 @@ type Follower interface {
 	// are held, or a head that rewinds the branch. It takes effect at the next
 	// look, which it asks for. The error wraps unseal.ErrNothingWaits.
 	Approve(commit string) error
+	// Waits reports that something waits for that word.
+	Waits(commit string) bool
 	// Contains reports whether commit is ancestor or descends from it, in the
 	// history of a source. The error wraps unseal.ErrUnknownCommit where the mirror
 	// lacks one of the two.
@@ -230,7 +232,7 @@ func (r *request) parse() {
 // record starts the audit record of a request.
 func (r *request) record(event audit.Event, d access.Decision, status int) audit.Record {
 	rec := audit.Record{
-		Event: event, Decision: audit.Deny, Reason: string(d.Reason), Status: status,
+		Event: event, Decision: audit.Deny, Reason: r.recordedReason(d), Status: status,
 		Subject: r.caller.User.String(), Credential: r.caller.Credential, Method: r.caller.Method, Remote: r.RemoteAddr,
 		Workspace: r.workspace.String(), Name: r.name.String(), Grant: d.Grant,
 	}
@@ -279,8 +281,10 @@ func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) boo
 		return false
 	}
 	switch rec.Status {
-	case http.StatusOK:
+	case http.StatusOK, http.StatusAccepted:
 		return true
+	case http.StatusConflict:
+		s.refuseApproval(w)
 	case http.StatusNotFound:
 		writeError(w, rec.Status, "not-found", "there is no such secret or key")
 	default:
@@ -338,7 +342,7 @@ func (s *server) readKey(w http.ResponseWriter, r *request) {
 		return
 	}
 	rec := r.record(audit.Read, d, http.StatusOK)
-	rec.Path, rec.Blob = part.Path, part.Good.Provenance.Blob
+	recordContent(&rec, []*unseal.Record{part})
 	if !s.answer(w, r, rec) {
 		return
 	}
@@ -455,6 +459,7 @@ func (s *server) readSecret(w http.ResponseWriter, r *request) {
 	sec, ok := r.snapshot.Secret(r.workspace, r.name, r.now)
 	rec := r.record(audit.Read, d, http.StatusOK)
 	var out SecretJSON
+	var given []*unseal.Record
 	if ok {
 		out = SecretJSON{Metadata: metadata(r.snapshot, sec), Data: map[string]string{}, BinaryData: map[string][]byte{}}
 		for _, part := range sec.Parts {
@@ -475,10 +480,8 @@ func (s *server) readSecret(w http.ResponseWriter, r *request) {
 			if len(p.Keys) > 0 {
 				out.Provenance = append(out.Provenance, p)
 				rec.Keys = append(rec.Keys, p.Keys...)
+				given = append(given, part)
 			}
-		}
-		if len(sec.Parts) == 1 {
-			rec.Path, rec.Blob = sec.Parts[0].Path, sec.Parts[0].Good.Provenance.Blob
 		}
 	}
 	if len(out.Provenance) == 0 {
@@ -486,6 +489,7 @@ func (s *server) readSecret(w http.ResponseWriter, r *request) {
 		s.answer(w, r, r.record(audit.Read, d, http.StatusNotFound))
 		return
 	}
+	recordContent(&rec, given)
 	if s.answer(w, r, rec) {
 		w.Header().Set("Sealward-Generation", r.snapshot.Commit)
 		writeJSON(w, out)

@@ -1,0 +1,4 @@
+package gitops
+
+// TellHead for tests.
+var TellHead = (*Service).tellHead
