@@ -92,12 +92,20 @@ type Log struct {
 
 // entry is one Append on its way: its records become durable all or none.
 type entry struct {
-	recs []Record
-	done chan error // buffered: the writer waits for nobody
+	recs   []Record
+	bodies [][]byte   // of recs, as spell gives them
+	done   chan error // buffered: the writer waits for nobody
 }
 
-func newEntry(recs []Record) *entry {
-	return &entry{recs: recs, done: make(chan error, 1)}
+func newEntry(recs []Record) (*entry, error) {
+	e := &entry{recs: recs, bodies: make([][]byte, len(recs)), done: make(chan error, 1)}
+	for i, r := range recs {
+		var err error
+		if e.bodies[i], err = spell(r); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
 }
 
 // Open opens the log at path for appending, and creates it and its folder where they
@@ -243,7 +251,10 @@ func (l *Log) Append(ctx context.Context, r Record) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	e := newEntry(recs)
+	e, err := newEntry(recs)
+	if err != nil {
+		return Record{}, err
+	}
 	select {
 	case l.queue <- e:
 		err = l.wait(ctx, e)
@@ -353,7 +364,7 @@ func (l *Log) commit(e *entry) {
 	for e != nil {
 		mark, next, err := len(buf), last, error(nil)
 		for i := range e.recs {
-			if buf, next, err = extend(buf, next, &e.recs[i], l.now()); err != nil {
+			if buf, next, err = link(buf, next, &e.recs[i], e.bodies[i], l.now()); err != nil {
 				break
 			}
 		}
@@ -410,9 +421,11 @@ func (l *Log) commitCounts() error {
 	for _, n := range counts {
 		r.Count += n
 	}
-	e := newEntry([]Record{r})
-	l.commit(e)
-	err := <-e.done
+	e, err := newEntry([]Record{r})
+	if err == nil {
+		l.commit(e)
+		err = <-e.done
+	}
 	if err != nil {
 		l.mu.Lock()
 		for reason, n := range counts {

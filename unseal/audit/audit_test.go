@@ -1262,3 +1262,28 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 }
+
+// A line that is linked is the one that encode gives, whatever the record holds.
+func TestLinkSpellsAsEncode(t *testing.T) {
+	for _, now := range []time.Time{
+		time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 5, 1, 12, 0, 0, 120_000_000, time.FixedZone("", 3600)), time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC),
+	} {
+		for _, r := range []Record{
+			{Event: Start},
+			{Event: Torn, Torn: genesis},
+			{Event: Read, Decision: Allow, Reason: "granted", Status: 200, Subject: `users:id:"<&>\`, Roles: []string{"a", "b"}, Keys: []string{"k"}, Parts: map[string]string{"b": "2", "a": "1"}, Since: now.UTC()},
+		} {
+			line, p, err := extend(nil, place{41, genesis}, &r, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := encode(r)
+			if err != nil || string(line) != string(want)+"\n" || p.seq != 42 || p.hash != hashOf(want) {
+				t.Errorf("%s\nis not\n%s (%v)", line, want, err)
+			}
+		}
+	}
+	if _, _, err := extend(nil, place{}, &Record{Event: Start}, time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)); err == nil {
+		t.Error("a year that no log can hold is recorded")
+	}
+}

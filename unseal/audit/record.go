@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -276,14 +277,52 @@ type place struct {
 
 // extend links r to the chain at p and appends its line to buf.
 func extend(buf []byte, p place, r *Record, now time.Time) ([]byte, place, error) {
-	r.Seq, r.Prev = p.seq+1, p.hash
-	// Round drops the monotonic reading, so that what Append returns equals what is read back.
-	r.Time = now.UTC().Round(0)
-	line, err := encode(*r)
+	body, err := spell(*r)
 	if err != nil {
 		return buf, p, err
 	}
-	return append(append(buf, line...), '\n'), place{r.Seq, hashOf(line)}, nil
+	return link(buf, p, r, body, now)
+}
+
+// The start and the end of a record without a place in the chain.
+const (
+	unlinkedStart = `{"seq":0,"time":"0001-01-01T00:00:00Z"`
+	unlinkedEnd   = `,"prev":""}`
+)
+
+// spell gives what of a record's line does not hang on its place in the chain. That is
+// most of the work, and those who append do it side by side.
+func spell(r Record) ([]byte, error) {
+	r.Seq, r.Time, r.Prev = 0, time.Time{}, ""
+	line, err := encode(r)
+	if err != nil {
+		return nil, err
+	}
+	return line[len(unlinkedStart) : len(line)-len(unlinkedEnd)], nil
+}
+
+// link gives r, which is spelled as body, its place in the chain, and appends its line
+// to buf. The line is the one that encode would give.
+func link(buf []byte, p place, r *Record, body []byte, now time.Time) ([]byte, place, error) {
+	// Round drops the monotonic reading, so that what Append returns equals what is read back.
+	r.Seq, r.Time, r.Prev = p.seq+1, now.UTC().Round(0), p.hash
+	if y := r.Time.Year(); y < 0 || y > 9999 {
+		return buf, p, errors.New("audit record: the clock is out of the years that RFC 3339 has")
+	}
+	start := len(buf)
+	out := append(buf, `{"seq":`...)
+	out = strconv.AppendUint(out, r.Seq, 10)
+	out = append(out, `,"time":"`...)
+	out = r.Time.AppendFormat(out, time.RFC3339Nano)
+	out = append(out, '"')
+	out = append(out, body...)
+	out = append(out, `,"prev":"`...)
+	out = append(append(out, r.Prev...), `"}`...)
+	line := out[start:]
+	if len(line) > maxRecord {
+		return buf, p, fmt.Errorf("audit record: %d bytes, more than %d", len(line), maxRecord)
+	}
+	return append(out, '\n'), place{r.Seq, hashOf(line)}, nil
 }
 
 // encode gives the one spelling of a record, without newline.
