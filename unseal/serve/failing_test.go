@@ -53,7 +53,7 @@ func TestInternalFailures(t *testing.T) {
 }
 
 // newCertificate writes a certificate for a name, with its key.
-func newCertificate(t *testing.T, certFile, keyFile, name string) {
+func newCertificate(t testing.TB, certFile, keyFile, name string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

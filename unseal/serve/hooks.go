@@ -108,7 +108,7 @@ func (s *server) hook(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if !s.addresses.allow(host(r)) {
+	if !s.addresses.allow(limitedAs(host(r))) {
 		s.Audit.Unauthenticated(audit.RateLimited)
 		tooMany(w)
 		return

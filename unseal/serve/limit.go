@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -21,6 +22,17 @@ type limiter struct {
 
 func newLimiter(perSecond float64, now func() time.Time) *limiter {
 	return &limiter{perSecond: perSecond, now: now, buckets: map[string]*rate.Limiter{}}
+}
+
+// limitedAs is what an address is limited by. Of IPv6 it is the network: whoever has one
+// address has 2^64 of them (RFC 6177).
+func limitedAs(host string) string {
+	addr, err := netip.ParseAddr(host)
+	if err != nil || addr.Unmap().Is4() {
+		return host
+	}
+	network, _ := addr.WithZone("").Prefix(64)
+	return network.String()
 }
 
 func (l *limiter) allow(key string) bool {

@@ -191,7 +191,7 @@ func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err err
 	if errors.As(err, &auth) {
 		reason = auth.Reason
 	}
-	if !s.addresses.allow(host(r)) {
+	if !s.addresses.allow(limitedAs(host(r))) {
 		s.Audit.Unauthenticated(audit.RateLimited)
 		tooMany(w)
 		return

@@ -62,7 +62,7 @@ func (r *recorder) take() []audit.Record {
 }
 
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	now    time.Time
 	live   *unseal.Live
 	audit  *recorder
@@ -85,7 +85,7 @@ func mustParse[T any](t testing.TB, parse func(string) (T, error), s string) T {
 	return v
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	b := &bench{t: t, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), live: &unseal.Live{}, audit: &recorder{}, bearer: map[string]string{}}
 	b.tokens = filepath.Join(t.TempDir(), "tokens.yaml")
 	for _, who := range []string{"alice", "lister", "eve", "ops"} {
