@@ -41,7 +41,11 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 // openAudit opens the log of reads as the settings say.
 func (s *Service) openAudit() (*audit.Log, error) {
 	a := s.Settings.Audit
-	return audit.Open(a.File, audit.Options{Now: s.Now, Logger: s.Log, MaxSize: int64(a.MaxSize), MaxAge: time.Duration(a.MaxAge)})
+	opts := audit.Options{Now: s.Now, Logger: s.Log, MaxSize: int64(a.MaxSize), MaxAge: time.Duration(a.MaxAge)}
+	if a.Keep != nil {
+		opts.Keep = *a.Keep
+	}
+	return audit.Open(a.File, opts)
 }
 
 // tellHead writes the head of the audit's chain to the agent's log, at once and then again

@@ -25,14 +25,14 @@ func TestAuditSettings(t *testing.T) {
 	if a := s.Audit; err != nil || a.MaxSize != 100<<20 || a.MaxAge != 0 || time.Duration(a.HeadInterval) != time.Hour || a.File != "/etc/s/audit.jsonl" {
 		t.Errorf("defaults are %+v, %v", a, err)
 	}
-	s, err = parse("audit: {maxSize: 2GiB, maxAge: 24h, headInterval: 1m}")
-	if a := s.Audit; err != nil || a.MaxSize != 2<<30 || time.Duration(a.MaxAge) != 24*time.Hour || time.Duration(a.HeadInterval) != time.Minute {
+	s, err = parse("audit: {maxSize: 2GiB, maxAge: 24h, headInterval: 1m, keep: 9}")
+	if a := s.Audit; err != nil || a.MaxSize != 2<<30 || time.Duration(a.MaxAge) != 24*time.Hour || time.Duration(a.HeadInterval) != time.Minute || *a.Keep != 9 {
 		t.Errorf("%+v, %v", a, err)
 	}
 	if s, err := parse("audit: {maxSize: never}"); err != nil || s.Audit.MaxSize < 1<<60 {
 		t.Errorf("%+v, %v", s.Audit, err)
 	}
-	for _, bad := range []string{"maxSize: 0MiB", "maxSize: -1MiB", "maxSize: 100", "maxSize: 1.5GiB", "maxSize: 99999999999GiB", "maxAge: 0s", "headInterval: -1h", "maxFiles: 3"} {
+	for _, bad := range []string{"maxSize: 0MiB", "maxSize: -1MiB", "maxSize: 100", "maxSize: 1.5GiB", "maxSize: 99999999999GiB", "maxAge: 0s", "headInterval: -1h", "keep: 0", "keep: -1", "maxFiles: 3"} {
 		if _, err := parse("audit: {" + bad + "}"); err == nil {
 			t.Errorf("%s is accepted", bad)
 		}

@@ -30,9 +30,10 @@ type Settings struct {
 	Audit    struct {
 		File string `yaml:"file"` // default audit.jsonl in the state folder
 		// A file is rotated that would outgrow MaxSize or whose first record is older than
-		// MaxAge. Earlier files are never deleted.
+		// MaxAge. Of earlier files, Keep are kept.
 		MaxSize Size     `yaml:"maxSize"` // default 100MiB
 		MaxAge  Duration `yaml:"maxAge"`  // default never
+		Keep    *int     `yaml:"keep"`    // default all
 		// HeadInterval is between two lines with the chain's head in the agent's log.
 		HeadInterval Duration `yaml:"headInterval"` // default 1h
 	} `yaml:"audit"`
@@ -202,6 +203,9 @@ func (s *Settings) Check(once bool) error {
 	}
 	setDefault(&s.Serve.Listen, "127.0.0.1:8420")
 	setDefault(&s.Audit.File, filepath.Join(s.State, "audit.jsonl"))
+	if k := s.Audit.Keep; k != nil && *k < 1 {
+		errs = append(errs, errors.New("audit.keep is how many earlier files are kept, at least 1; without it all are"))
+	}
 	setDefault(&s.Audit.MaxSize, Size(100<<20))
 	setDefault(&s.Audit.HeadInterval, Duration(time.Hour))
 	setDefault(&s.MaxStale, Duration(24*time.Hour))

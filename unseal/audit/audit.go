@@ -4,8 +4,8 @@
 // Most callers need only [Open], [Log.Append] and [Log.Close]; whoever refuses calls
 // without an identity calls [Log.Unauthenticated]; [Verify] checks a log from outside.
 //
-// Not here: a decision about a read (unseal/access), a value or a field for one, the
-// deletion of old files, and protection from whoever may write them. Such a person can rewrite the whole
+// Not here: a decision about a read (unseal/access), a value or a field for one, and
+// protection from whoever may write the files. Such a person can rewrite the whole
 // chain; only a hash noted elsewhere ([Log.Head]) shows that.
 package audit
 
@@ -42,6 +42,7 @@ type Options struct {
 	Aggregate time.Duration    // between two records of unauthenticated calls; default 10s
 	MaxSize   int64            // bytes; a file that would grow beyond is rotated; default never
 	MaxAge    time.Duration    // since a file's first record, when the next is written; default never
+	Keep      int              // earlier files; older ones are deleted; default all are kept
 	Logger    *slog.Logger     // hears what no caller can be told; default none
 }
 
@@ -62,6 +63,7 @@ type Log struct {
 	aggregate time.Duration
 	maxSize   int64
 	maxAge    time.Duration
+	keep      int
 	logger    *slog.Logger
 	wrap      func(*os.File) file
 
@@ -190,6 +192,7 @@ func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err erro
 		aggregate: opts.Aggregate,
 		maxSize:   opts.MaxSize,
 		maxAge:    opts.MaxAge,
+		keep:      opts.Keep,
 		logger:    opts.Logger,
 		wrap:      wrap,
 		queue:     make(chan *entry, queueLength),
@@ -391,6 +394,8 @@ func (l *Log) commit(e *entry) {
 		if err := l.rotate(); err != nil {
 			l.rotateAgain = l.now().Add(time.Minute)
 			l.logger.Error("the audit log cannot be rotated; its file grows on, and it is tried again in a minute", "path", l.path, "error", err)
+		} else if err := l.deleteOld(); err != nil {
+			l.logger.Error("an old file of the audit log cannot be deleted", "path", l.path, "error", err)
 		}
 	}
 	err := l.write(buf)

@@ -17,7 +17,8 @@ import (
 
 // A log is its current file and what rotation made of earlier ones: PATH.N, where N is
 // the number of the last record in it, in at least twelve digits so that a listing is in
-// order. The chain goes on from one file to the next. Nothing here deletes a file.
+// order. The chain goes on from one file to the next. A file is deleted only where
+// [Options.Keep] asks for it.
 
 // rotated is one earlier file.
 type rotated struct {
@@ -142,6 +143,29 @@ func (l *Log) rotate() error {
 	seq, head := l.Head()
 	l.logger.Info("the audit log goes on in a new file", "rotatedTo", to, "auditSeq", seq, "auditHead", head)
 	return l.goOn(next, 0)
+}
+
+// deleteOld deletes the earlier files that are more than are kept. The hash of the last
+// record that is gone is what [VerifyOptions.After] wants for the rest.
+func (l *Log) deleteOld() error {
+	if l.keep <= 0 {
+		return nil
+	}
+	earlier, err := rotatedFiles(l.path)
+	if err != nil {
+		return err
+	}
+	for ; len(earlier) > l.keep; earlier = earlier[1:] {
+		end, err := before(l.path, earlier[:1])
+		if err != nil { // changed by somebody: evidence
+			return err
+		}
+		if err := os.Remove(earlier[0].path); err != nil {
+			return err
+		}
+		l.logger.Info("an old file of the audit log was deleted", "path", earlier[0].path, "auditSeq", end.seq, "auditHash", end.hash)
+	}
+	return nil
 }
 
 // create makes the file that will stand at path: empty, locked, under another name.

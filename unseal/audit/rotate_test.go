@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,6 +77,35 @@ func TestRotationBySize(t *testing.T) {
 	if _, where, err := verifyLog(t, path, VerifyOptions{After: head}); err == nil || where != "audit.jsonl.000000000004:1" {
 		t.Errorf("%s: %v", where, err)
 	}
+}
+
+// Old files are deleted where that is asked for, and what is left verifies from the hash
+// that the log told. One that somebody changed stays.
+func TestOldFilesAreDeleted(t *testing.T) {
+	path := newLogPath(t)
+	var out bytes.Buffer
+	l, err := Open(path, Options{MaxSize: 1, Keep: 2, Logger: slog.New(slog.NewTextHandler(&out, nil))})
+	must(t, err)
+	for range 6 { // a file each
+		mustAppend(t, l, "a")
+	}
+	files, err := rotatedFiles(path)
+	must(t, err)
+	if len(files) != 2 || files[0].last != 4 {
+		t.Errorf("%+v", files)
+	}
+	text := out.String()
+	after := text[strings.LastIndex(text, "auditHash=")+len("auditHash="):][:64]
+	_, head := l.Head()
+	if sum, _, err := verifyLog(t, path, VerifyOptions{After: after, Head: head}); err != nil || sum.Records != 3 {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	must(t, os.Truncate(files[0].path, 5))
+	mustAppend(t, l, "b")
+	if files, _ = rotatedFiles(path); len(files) != 3 || !strings.Contains(out.String(), "cannot be deleted") {
+		t.Errorf("%+v\n%s", files, out.String())
+	}
+	mustClose(t, l)
 }
 
 func TestRotationByAge(t *testing.T) {

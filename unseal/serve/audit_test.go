@@ -18,10 +18,10 @@ import (
 	"github.com/sealward/sealward/unseal/serve"
 )
 
-// audited makes the bench write a real log.
+// audited makes the bench write a real log, which is rotated often.
 func (b *bench) audited(path string) *audit.Log {
 	b.t.Helper()
-	log, err := audit.Open(path, audit.Options{})
+	log, err := audit.Open(path, audit.Options{MaxSize: 16 << 10})
 	if err != nil {
 		b.t.Fatal(err)
 	}
