@@ -328,7 +328,7 @@ func TestOtherMethodsAndAddresses(t *testing.T) {
 	if rec := b.audit.take(); len(rec) != 1 {
 		t.Errorf("HEAD: audit %+v", rec)
 	}
-	for _, path := range []string{"/", "/v1", "/v1/workspaces", "/v1/workspaces/orders", "/etc/passwd", base + "/db/keys/", base + "/db/keys/password/x"} {
+	for _, path := range []string{"/v1", "/v1/workspaces", "/v1/workspaces/orders", "/etc/passwd", base + "/db/keys/", base + "/db/keys/password/x"} {
 		if w := b.get(path, "alice"); w.Code != 404 || strings.Contains(w.Body.String(), "hunter") {
 			t.Errorf("%s: %d", path, w.Code)
 		}
