@@ -239,6 +239,9 @@ type pageView struct {
 	Listable int    // workspaces that the caller may list
 }
 
+// Findings counts what the caller may see of what is not well.
+func (v pageView) Findings() int { return len(v.Trouble) + v.More }
+
 // troubleView is one thing that is not served as committed.
 type troubleView struct {
 	Kind   string // failing, held, contested or problem
@@ -346,7 +349,7 @@ func (s *server) appendAll(r *request, records []audit.Record) error {
 func (v *pageView) trouble() {
 	var all []troubleView
 	for _, f := range v.Failing {
-		all = append(all, troubleView{Kind: "failing", Title: f.Path, Class: f.Class, Reason: f.Reason, Remedy: f.Remedy, Since: f.Since, Stale: f.Stale})
+		all = append(all, troubleView{Kind: "failing", Title: f.Path, Class: f.Class, Reason: strings.TrimPrefix(f.Reason, f.Path+": "), Remedy: f.Remedy, Since: f.Since, Stale: f.Stale})
 	}
 	hidden := v.Counts
 	for _, h := range v.Held {
@@ -368,7 +371,7 @@ func (v *pageView) trouble() {
 			Remedy: "remove it from all but one, or list it in workspaces of the source that has it"})
 	}
 	for _, p := range v.Problems {
-		t := troubleView{Kind: "problem", Title: p.Path, Class: p.Class, Reason: p.Reason, Remedy: unseal.FailureClass(p.Class).Remedy()}
+		t := troubleView{Kind: "problem", Title: p.Path, Class: p.Class, Reason: strings.TrimPrefix(p.Reason, p.Path+": "), Remedy: unseal.FailureClass(p.Class).Remedy()}
 		if p.Closes != "" {
 			t.Reason += " All reads of " + p.Closes + " are refused because of it."
 		}
@@ -514,8 +517,9 @@ func readers(p *access.Policy, ws manifest.Workspace, names []manifest.Name, sec
 			if !may.Any().Allowed {
 				continue
 			}
+			some := !may.Other().Allowed || slices.ContainsFunc(may.Rules(), func(r access.Rule) bool { return r.Deny && r.Keys != nil })
 			for _, subject := range subjects {
-				r := readerView{Name: strings.TrimPrefix(subject.String(), "users:id:"), Some: !may.Other().Allowed}
+				r := readerView{Name: strings.TrimPrefix(subject.String(), "users:id:"), Some: some}
 				if role, is := subject.Role(); is {
 					r.Name, r.Role = role, true
 				}

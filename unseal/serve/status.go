@@ -137,12 +137,13 @@ func (s *server) statusOf(r *request) StatusJSON {
 		out.Secrets += snap.Count()
 		for _, f := range snap.Failing() {
 			out.Counts.Failing++
-			if f.Stale() {
+			stale := snap.Serves(f, r.now)
+			if stale {
 				out.Counts.Stale++
 			}
 			if sight.secret(snap, f.Place.Scope, f.Place.Name) {
 				out.Failing = append(out.Failing, FailingJSON{Source: snap.Source, Path: f.Path, Class: string(f.Failure.Class), Reason: f.Failure.Message,
-					Remedy: f.Failure.Class.Remedy(), Since: f.Failure.Since.UTC(), Stale: f.Stale()})
+					Remedy: f.Failure.Class.Remedy(), Since: f.Failure.Since.UTC(), Stale: stale})
 			}
 		}
 		byCommit := map[string]*HeldJSON{}
