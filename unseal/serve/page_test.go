@@ -250,6 +250,10 @@ func TestLogin(t *testing.T) {
 	if w := b.visit("GET", "/", p, nil); w.Code != 303 {
 		t.Errorf("a plain cookie over TLS: %d", w.Code)
 	}
+	if w := b.visit("POST", "/login", c, url.Values{"token": {b.bearer["alice"]}}, plain); cookieOf(w).Name != "sealward" {
+		t.Error("a plain login beside the cookie of another agent")
+	}
+	c = b.login("alice")
 	// A proxy before us speaks TLS.
 	if c := cookieOf(b.visit("POST", "/login", nil, url.Values{"token": {b.bearer["alice"]}}, func(r *http.Request) { r.TLS = nil })); c.Name != "__Host-sealward" || !c.Secure {
 		t.Errorf("behind a proxy: %+v", c)
@@ -513,5 +517,40 @@ func TestPageBeforeTheFirstCommit(t *testing.T) {
 		if w := b.get("/", who); w.Code != 200 || !strings.Contains(w.Body.String(), "No commit has been applied yet") || len(b.audit.take()) != 0 {
 			t.Errorf("%s: %d %s", who, w.Code, w.Body)
 		}
+	}
+}
+
+// Removals that wait, and a workspace that two sources claim.
+func TestPageOfWhatWaits(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	snap := b.live.Current("")
+	scopes := snap.Scopes()
+	ws := mustParse(t, manifest.ParseWorkspace, "orders")
+	for _, r := range scopes[ws].Records() {
+		r.Held = &unseal.Held{Commit: commit, Since: b.now}
+	}
+	b.live.Publish(snap.WithScopes(scopes))
+	for who, paths := range map[string]int{"ops": 2, "alice": 1, "eve": 0} {
+		body := b.get("/", who).Body.String()
+		held, _, _ := strings.Cut(body, `id="workspaces"`)
+		if n := strings.Count(held, "<li><bdi>workspaces/orders/secrets/"); n != paths || (paths > 0) != strings.Contains(held, "sealward agent approve "+commit) {
+			t.Errorf("%s sees %d removals that wait", who, n)
+		}
+		if hidden := fmt.Sprintf("%d more that you may not list", 2-paths); paths < 2 && !strings.Contains(held, hidden) {
+			t.Errorf("%s is not told of %s", who, hidden)
+		}
+		if strings.Contains(body, "removal waits for approval") != (paths > 0) {
+			t.Errorf("%s: the table does not say what waits", who)
+		}
+	}
+	other := *b.live.Current("")
+	other.Source = "shop"
+	b.live.Publish(&other)
+	if body := b.get("/", "ops").Body.String(); !strings.Contains(body, "Workspace orders") || !strings.Contains(body, "so all its reads are refused") || strings.Contains(body, `id="ws-orders"`) {
+		t.Errorf("contested:\n%s", body)
+	}
+	if w := b.get("/", "alice"); w.Code != 403 || strings.Contains(w.Body.String(), "Workspace orders") {
+		t.Errorf("alice: %d", w.Code)
 	}
 }

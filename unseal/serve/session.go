@@ -157,10 +157,13 @@ func sessionCookie(r *http.Request) string {
 }
 
 // setSessionCookie sets the cookie, or with "" removes it. A proxy on this machine may
-// speak TLS for an agent that does not; then the origin of the form tells.
+// speak TLS for an agent that does not; then the origin of the form tells, and where
+// there is no form the cookie that came.
 func setSessionCookie(w http.ResponseWriter, r *http.Request, value string) {
 	c := &http.Cookie{Name: plainCookie, Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: int(sessionLife.Seconds())}
-	if _, err := r.Cookie(secureCookie); err == nil || r.TLS != nil || strings.HasPrefix(r.Header.Get("Origin"), "https://") {
+	origin := r.Header.Get("Origin")
+	_, err := r.Cookie(secureCookie)
+	if r.TLS != nil || strings.HasPrefix(origin, "https://") || origin == "" && err == nil {
 		c.Name, c.Secure = secureCookie, true
 	}
 	if value == "" {
