@@ -509,6 +509,9 @@ func TestPageWhileServing(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if len(b.audit.take()) < 80 {
+		t.Error("too little was served to prove anything")
+	}
 }
 
 func TestPageBeforeTheFirstCommit(t *testing.T) {

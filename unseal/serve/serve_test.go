@@ -50,7 +50,11 @@ func (r *recorder) Unauthenticated(reason string) {
 	r.unauth[reason]++
 }
 
-func (r *recorder) Head() (uint64, string) { return uint64(len(r.records)), "head" }
+func (r *recorder) Head() (uint64, string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return uint64(len(r.records)), "head"
+}
 
 // take returns the records since the last call.
 func (r *recorder) take() []audit.Record {
