@@ -1,6 +1,8 @@
 # make demo     the whole way of a secret, in a temporary folder
 # make test     every test, with the race detector
 # make check    the quick loop: vet, formatting, tests without the race detector
+# make browser  the status page in Chromium; part of make test
+# make screenshots     the pictures of docs/images, from that test
 # make soak     random commits, faults and reads around an agent for SOAK (docs/reliability.md)
 # make bench    the figures of docs/benchmarks.md
 # make bench-scale     those of up to 100,000 manifests, some three minutes
@@ -17,7 +19,7 @@ AGE      := v1.3.1
 KUSTOMIZE := v5.8.1
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: build demo test check soak bench bench-scale lint fuzz tools cross clean
+.PHONY: build demo test check browser chromium screenshots soak bench bench-scale lint fuzz tools cross clean
 
 build:
 	$(GO) build -trimpath -o bin/sealward ./cmd/sealward
@@ -54,10 +56,23 @@ test: tools lint
 	$(GO) test -race -timeout 25m ./...
 	$(GO) test -run TestDamage ./unseal/store
 	$(GO) -C test/bench vet -mod=mod .
+	$(MAKE) browser
 	$(MAKE) fuzz FUZZTIME=3s
 
 check: tools lint
 	$(GO) test -timeout 10m ./...
+
+# The status page is looked at in Debian's chromium, which is installed where it is
+# missing. Who is not root on a system without apt-get goes without it, but never CI.
+browser screenshots: chromium
+	@if ! command -v chromium >/dev/null; then echo "SKIPPED: the status page was not looked at in a browser; install chromium"; exit 0; fi; \
+	set -x; $(GO) -C test/browser vet . && $(GO) -C test/browser test -count 1 . $(if $(filter screenshots,$@),-update)
+
+chromium:
+	@command -v chromium >/dev/null && exit 0; \
+	if [ -z "$$CI" ] && [ "$$(id -u)" != 0 ] && ! command -v apt-get >/dev/null; then exit 0; fi; \
+	echo "installing chromium, which the tests use"; \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || { echo "the tests need chromium: install it"; exit 1; }
 
 # The schedule is drawn from a seed, which is printed: make soak SEED=N runs it again.
 soak:

@@ -137,6 +137,35 @@ const (
 	SyncOther       SyncClass = "other"
 )
 
+// Remedy says what people do about a class of failure; "" where nothing failed.
+func (c SyncClass) Remedy() string {
+	switch c {
+	case SyncOK:
+		return ""
+	case SyncUnreachable:
+		return "nothing, if the remote comes back: the agent tries again with growing waits; else see network, proxy and source.url"
+	case SyncAuth:
+		return "put a credential that may read the repository into the files of source.auth; they are read at each look"
+	case SyncUntrusted:
+		return "find out why the remote shows another certificate or host key; when that is right, renew source.auth.caFile or knownHostsFile"
+	case SyncBranch:
+		return "see that the repository has the branch of source.branch, and that source.url and source.path are right"
+	case SyncRewound:
+		return "find out who moved the branch by force; put it back, or let the agent follow: sealward agent approve COMMIT"
+	case SyncSignature:
+		return "have an allowed signer sign the head, or merge it anew; the signers are those of source.verify"
+	case SyncMirror:
+		return "nothing, if the remote answers: the agent clones its mirror anew"
+	case SyncDisk:
+		return "make room on the disk of the state folder, and let the agent write there"
+	case SyncLimit:
+		return "make what the error names smaller; the bound is there to protect the agent"
+	case SyncConfig:
+		return "mend the file that the error names; it is read at each look"
+	}
+	return "see the agent's log"
+}
+
 // Live is what the agent publishes and the server reads. The zero Live has no
 // snapshot yet.
 type Live struct {

@@ -223,13 +223,19 @@ func (s *Snapshot) Secret(ws manifest.Workspace, name manifest.Name, now time.Ti
 	if sec == nil {
 		return nil, false
 	}
-	expired := func(r *Record) bool { return r.Stale() && now.Sub(r.Failure.Since) > s.MaxStale }
+	expired := func(r *Record) bool { return !s.Serves(r, now) }
 	if slices.ContainsFunc(sec.Parts, expired) {
 		left := *sec
 		left.Parts = slices.DeleteFunc(slices.Clone(sec.Parts), expired)
 		sec = &left
 	}
 	return sec, len(sec.Parts) > 0
+}
+
+// Serves reports that a record's content, the committed or the last good one, is served
+// at the time now.
+func (s *Snapshot) Serves(r *Record, now time.Time) bool {
+	return r.Good != nil && (r.Failure == nil || now.Sub(r.Failure.Since) <= s.MaxStale)
 }
 
 // Failing lists every record that is not served as committed, sorted by path.

@@ -83,7 +83,7 @@ func printStatus(w io.Writer, s serve.StatusJSON, wide bool, now time.Time) {
 			fmt.Fprintf(w, "\n%s: %s, head %s, %d packs\n", dash(src.Name), src.URL, dash(src.Sync.Head), src.Sync.Packs)
 		}
 		if src.Sync.Error != "" {
-			fmt.Fprintf(w, "\n%s: %d looks failed in a row: %s\n", dash(src.Name), src.Sync.Failures, src.Sync.Error)
+			fmt.Fprintf(w, "\n%s: %d looks failed in a row: %s\n  to do: %s\n", dash(src.Name), src.Sync.Failures, src.Sync.Error, src.Sync.Remedy)
 		}
 	}
 	if wide {

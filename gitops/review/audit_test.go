@@ -89,6 +89,9 @@ func TestReplay(t *testing.T) {
 		decide("an allow by a role that was cut", review.Undecided, func(r *audit.Record) {
 			r.Role, r.Roles = "roles:id:cut", []string{"+3 more"}
 		})
+		decide("an operator's look at the status page", map[bool]review.Outcome{true: review.Undecided, false: review.Differs}[rec.Event == audit.List], func(r *audit.Record) {
+			r.Decision, r.Reason, r.Grant, r.Role = audit.Allow, "monitor", "", ""
+		})
 		decide("a branch", map[bool]review.Outcome{true: review.Differs, false: review.Undecided}[rec.Decision == audit.Allow], func(r *audit.Record) { r.Commit = "main" })
 		if rec.Decision == audit.Allow {
 			allowed++

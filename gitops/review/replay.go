@@ -72,6 +72,8 @@ func (r *Replay) Decide(ctx context.Context, rec audit.Record) (o Outcome, why s
 	switch {
 	case rec.Event != audit.Read && rec.Event != audit.List:
 		return Undecided, "", nil
+	case rec.Event == audit.List && rec.Reason == string(access.Monitor):
+		return Undecided, "", nil // names only, and who is a monitor does not stand in Git
 	case !gitcmd.IsCommitID(rec.Commit): // "HEAD", in a log that somebody made up
 		return undecided("without a commit")
 	case rec.Reason == string(access.Contested), rec.Reason == string(access.InvalidName):

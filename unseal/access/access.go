@@ -44,9 +44,11 @@ const (
 	DenyGrant    Reason = "denied-by-grant"
 	PolicyBroken Reason = "policy-broken"
 	// Said by who serves, never by a Policy: two sources claim the workspace; what was
-	// asked for cannot be a name.
+	// asked for cannot be a name; the settings, and no grant, let an operator or monitor
+	// see names on the status page.
 	Contested   Reason = "contested"
 	InvalidName Reason = "invalid-name"
+	Monitor     Reason = "monitor"
 )
 
 // Decision about one question.

@@ -66,6 +66,17 @@ func (p *Policy) Subjects(ws manifest.Workspace, name manifest.Name) []manifest.
 
 func compareSubjects(a, b manifest.Subject) int { return strings.Compare(a.String(), b.String()) }
 
+// Known bounds how many subjects Standings would look at, without looking at them.
+func (p *Policy) Known(ws manifest.Workspace) int {
+	n := 0
+	for _, scope := range []*Scope{p.scopes[ws], p.scopes[manifest.Instance()]} {
+		if scope != nil {
+			n += len(scope.rules[ws]) + len(scope.roles)
+		}
+	}
+	return n
+}
+
 // eachKnown calls f once for every subject of a grant about ws and for every user with
 // a role that might count there.
 func (p *Policy) eachKnown(ws manifest.Workspace, f func(manifest.Subject)) {

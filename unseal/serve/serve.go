@@ -85,12 +85,13 @@ type server struct {
 	denials    *limiter
 	waits      waits
 	started    time.Time
+	browser    *browser
 }
 
-// New returns the handler of all addresses under /v1, and of /healthz and
-// /readyz.
+// New returns the handler of all addresses under /v1, of /healthz and /readyz, and
+// of the status page at /.
 func New(cfg Config) http.Handler {
-	s := &server{Config: cfg, started: cfg.Now()}
+	s := &server{Config: cfg, started: cfg.Now(), browser: newBrowser(cfg.Now)}
 	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 1_000), cfg.Now)
 	s.denials = newLimiter(orDefault(cfg.Limits.Denials, 50), cfg.Now)
 	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
@@ -107,10 +108,13 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("POST /v1/approvals", s.operator(audit.Approve, s.approve))
 	mux.HandleFunc("POST /hooks/{provider}", s.hook)
 	mux.HandleFunc("GET /metrics", s.authenticated(s.metrics))
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusNotFound, "no-such-address", "there is nothing at this address; the API is under /v1")
-	})
+	s.pages(mux)
+	mux.HandleFunc("/", nothingHere)
 	return s.guard(mux)
+}
+
+func nothingHere(w http.ResponseWriter, _ *http.Request) {
+	writeError(w, http.StatusNotFound, "no-such-address", "there is nothing at this address; the API is under /v1")
 }
 
 func orDefault(v, def float64) float64 {
@@ -158,22 +162,35 @@ type request struct {
 
 func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		now := s.Now()
-		caller, err := s.Tokens.Authenticate(bearer(r), now)
+		req, err := s.identify(r)
 		if err != nil {
 			s.unauthenticated(w, r, err)
 			return
 		}
-		if !s.identities.allow(caller.User.String()) {
-			s.Audit.Unauthenticated(audit.RateLimited)
+		if req == nil {
 			tooMany(w)
 			return
 		}
-		req := &request{Request: r, caller: caller, view: s.Live.View(), now: now}
-		req.parse()
-		req.snapshot = req.view.Of(req.workspace)
 		next(w, req)
 	}
+}
+
+// identify verifies who a request comes from. The request is nil, without an error,
+// when the caller asks too often, which has been counted.
+func (s *server) identify(r *http.Request) (*request, error) {
+	now := s.Now()
+	caller, err := s.Tokens.Authenticate(bearer(r), now)
+	if err != nil {
+		return nil, err
+	}
+	if !s.identities.allow(caller.User.String()) {
+		s.Audit.Unauthenticated(audit.RateLimited)
+		return nil, nil
+	}
+	req := &request{Request: r, caller: caller, view: s.Live.View(), now: now}
+	req.parse()
+	req.snapshot = req.view.Of(req.workspace)
+	return req, nil
 }
 
 // bearer is the token of a request, "" for none.
@@ -185,7 +202,9 @@ func bearer(r *http.Request) string {
 	return token
 }
 
-func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err error) {
+// unknown counts a call without a valid credential. It reports whether its address
+// may make another one.
+func (s *server) unknown(r *http.Request, err error) bool {
 	var auth *AuthError
 	reason := audit.Other
 	if errors.As(err, &auth) {
@@ -193,10 +212,17 @@ func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err err
 	}
 	if !s.addresses.allow(limitedAs(host(r))) {
 		s.Audit.Unauthenticated(audit.RateLimited)
+		return false
+	}
+	s.Audit.Unauthenticated(reason)
+	return true
+}
+
+func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err error) {
+	if !s.unknown(r, err) {
 		tooMany(w)
 		return
 	}
-	s.Audit.Unauthenticated(reason)
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
 	writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create)")
 }
@@ -267,16 +293,7 @@ func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) boo
 		tooMany(w)
 		return false
 	}
-	// A caller that hangs up is recorded all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 15*time.Second)
-	defer cancel()
-	began := time.Now()
-	_, err := s.Audit.Append(ctx, rec)
-	if s.Audited != nil {
-		s.Audited(time.Since(began), err)
-	}
-	if err != nil {
-		s.Log.Error("the audit cannot be written, so nothing is served", "error", err)
+	if err := s.append(r, rec); err != nil {
 		writeError(w, http.StatusServiceUnavailable, "audit-unavailable", "the audit log cannot be written, so nothing is served; tell the operator")
 		return false
 	}
@@ -300,6 +317,24 @@ func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) boo
 		writeError(w, rec.Status, "denied", "no grant allows this, or there is no such secret")
 	}
 	return false
+}
+
+// append makes a record durable. On an error, which it logs, nothing may leave.
+func (s *server) append(r *request, rec audit.Record) error {
+	// A caller that hangs up is recorded all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 15*time.Second)
+	defer cancel()
+	began := time.Now()
+	_, err := s.Audit.Append(ctx, rec)
+	if s.Audited != nil {
+		s.Audited(time.Since(began), err)
+	}
+	if err != nil {
+		s.Log.Error("the audit cannot be written, so nothing is served", "error", err)
+		return err
+	}
+	s.browser.note(rec, r.now)
+	return nil
 }
 
 // snapshotReady answers for an agent that has applied nothing yet, and for a

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sealward/sealward/seal/manifest"
+	"github.com/sealward/sealward/unseal"
 	"github.com/sealward/sealward/unseal/access"
 	"github.com/sealward/sealward/unseal/audit"
 )
@@ -48,6 +49,7 @@ type SyncJSON struct {
 	LastSuccess time.Time `json:"lastSuccess,omitzero"`
 	Error       string    `json:"error,omitempty"`
 	Class       string    `json:"class,omitempty"`   // of Error: unseal.SyncClass
+	Remedy      string    `json:"remedy,omitempty"`  // for Class
 	Failures    int       `json:"failures"`          // in a row
 	Refused     string    `json:"refused,omitempty"` // a head that is not followed
 	Packs       int       `json:"packs"`             // of the mirror
@@ -103,24 +105,45 @@ type ProblemJSON struct {
 	Closes string `json:"closes,omitempty"` // the scope whose reads are refused because of it
 }
 
-func (s *server) status(w http.ResponseWriter, r *request) {
-	all := s.isMonitor(r.caller)
+// sight is what one caller may see of names, in the status and on the page: an
+// operator or monitor all, others what a list would show them.
+type sight struct {
+	caller access.Identity
+	all    bool
+	now    time.Time
+}
+
+func (s *server) sight(r *request) sight {
+	return sight{caller: r.caller.Identity, all: s.isMonitor(r.caller), now: r.now}
+}
+
+// secret: the name may be shown, whether it exists or not.
+func (v sight) secret(snap *unseal.Snapshot, ws manifest.Workspace, name manifest.Name) bool {
+	return v.all || snap.Policy.List(v.caller, ws, name, v.now).Allowed
+}
+
+// workspace: something in it may be shown, if it is there.
+func (v sight) workspace(snap *unseal.Snapshot, ws manifest.Workspace) bool {
+	return v.all || snap.Policy.MayList(v.caller, ws, v.now).Allowed
+}
+
+func (s *server) status(w http.ResponseWriter, r *request) { writeJSON(w, s.statusOf(r)) }
+
+func (s *server) statusOf(r *request) StatusJSON {
+	sight := s.sight(r)
 	out := StatusJSON{Version: s.Version, Ready: r.view != nil, Sources: s.sources(r), Failing: []FailingJSON{}, Held: []HeldJSON{}, Contested: []ContestedJSON{}, Problems: []ProblemJSON{}}
 	out.Audit.Seq, out.Audit.Head = s.Audit.Head()
 	for _, snap := range r.view.Snapshots() {
-		// The name of a secret is shown to whom a list would show it.
-		mayList := func(p manifest.Place) bool {
-			return all || snap.Policy.List(r.caller.Identity, p.Scope, p.Name, r.now).Allowed
-		}
 		out.Secrets += snap.Count()
 		for _, f := range snap.Failing() {
 			out.Counts.Failing++
-			if f.Stale() {
+			stale := snap.Serves(f, r.now)
+			if stale {
 				out.Counts.Stale++
 			}
-			if mayList(f.Place) {
+			if sight.secret(snap, f.Place.Scope, f.Place.Name) {
 				out.Failing = append(out.Failing, FailingJSON{Source: snap.Source, Path: f.Path, Class: string(f.Failure.Class), Reason: f.Failure.Message,
-					Remedy: f.Failure.Class.Remedy(), Since: f.Failure.Since.UTC(), Stale: f.Stale()})
+					Remedy: f.Failure.Class.Remedy(), Since: f.Failure.Since.UTC(), Stale: stale})
 			}
 		}
 		byCommit := map[string]*HeldJSON{}
@@ -132,7 +155,7 @@ func (s *server) status(w http.ResponseWriter, r *request) {
 			}
 			h.Count++
 			out.Counts.Held++
-			if mayList(rec.Place) {
+			if sight.secret(snap, rec.Place.Scope, rec.Place.Name) {
 				h.Paths = append(h.Paths, rec.Path)
 			}
 		}
@@ -145,19 +168,19 @@ func (s *server) status(w http.ResponseWriter, r *request) {
 			if place.Scope.IsZero() {
 				place.Scope = manifest.Instance()
 			}
-			if all || snap.Policy.MayList(r.caller.Identity, place.Scope, r.now).Allowed {
+			if sight.workspace(snap, place.Scope) {
 				out.Problems = append(out.Problems, ProblemJSON{Source: snap.Source, Path: p.Path, Class: string(p.Class), Reason: p.Message, Closes: p.Closes})
 			}
 		}
 	}
 	for ws, sources := range r.view.AllContested() {
 		out.Counts.Contested++
-		if all {
+		if sight.all {
 			out.Contested = append(out.Contested, ContestedJSON{Workspace: ws.String(), Sources: sources})
 		}
 	}
 	slices.SortFunc(out.Contested, func(a, b ContestedJSON) int { return strings.Compare(a.Workspace, b.Workspace) })
-	writeJSON(w, out)
+	return out
 }
 
 // sources tells of every source that was looked at or has something to serve.
@@ -173,7 +196,7 @@ func (s *server) sources(r *request) []SourceJSON {
 		j := of(sync.Source)
 		j.Branch, j.URL = sync.Branch, sync.URL
 		j.Sync = SyncJSON{Head: sync.Head, BehindSince: sync.BehindSince.UTC(), LastLook: sync.LastLook.UTC(), LastSuccess: sync.LastSuccess.UTC(),
-			Error: sync.Error, Class: string(sync.Class), Failures: sync.Failures, Refused: sync.Refused, Packs: sync.Packs}
+			Error: sync.Error, Class: string(sync.Class), Remedy: sync.Class.Remedy(), Failures: sync.Failures, Refused: sync.Refused, Packs: sync.Packs}
 		if !sync.BehindSince.IsZero() {
 			j.Sync.LagSeconds = max(0, r.now.Sub(sync.BehindSince)).Seconds()
 		}
