@@ -45,11 +45,13 @@ type Follower interface {
 	Contains(ctx context.Context, source, commit, ancestor string) (bool, error)
 }
 
-// Config of a server. Live, Audit, Tokens, Now and Log are required.
+// Config of a server. Live, Audit, Tokens or Identity, Now and Log are required.
 type Config struct {
 	Live   *unseal.Live
 	Audit  auditor
 	Tokens *Tokens
+	// Identity finds the caller of a request. Nil means Tokens alone.
+	Identity Authenticator
 	Now    func() time.Time
 	Log    *slog.Logger
 	Limits Limits
@@ -91,6 +93,9 @@ type server struct {
 // /readyz.
 func New(cfg Config) http.Handler {
 	s := &server{Config: cfg, started: cfg.Now()}
+	if s.Identity == nil {
+		s.Identity = Identities{Tokens: cfg.Tokens}
+	}
 	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 1_000), cfg.Now)
 	s.denials = newLimiter(orDefault(cfg.Limits.Denials, 50), cfg.Now)
 	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
@@ -103,6 +108,7 @@ func New(cfg Config) http.Handler {
 		mux.HandleFunc("GET "+base+"/{name}/keys/{key}", s.authenticated(s.readKey))
 	}
 	mux.HandleFunc("GET /v1/status", s.authenticated(s.status))
+	mux.HandleFunc("GET /v1/whoami", s.authenticated(s.whoami))
 	mux.HandleFunc("POST /v1/sync", s.operator(audit.Sync, s.sync))
 	mux.HandleFunc("POST /v1/approvals", s.operator(audit.Approve, s.approve))
 	mux.HandleFunc("POST /hooks/{provider}", s.hook)
@@ -159,7 +165,7 @@ type request struct {
 func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		now := s.Now()
-		caller, err := s.Tokens.Authenticate(bearer(r), now)
+		caller, err := s.Identity.Authenticate(r, now)
 		if err != nil {
 			s.unauthenticated(w, r, err)
 			return
@@ -191,6 +197,19 @@ func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err err
 	if errors.As(err, &auth) {
 		reason = auth.Reason
 	}
+	if reason == audit.Unavailable {
+		// Not a denial: the credential may be good. It is not limited by address
+		// either, since an outage has all its workloads ask again.
+		s.Audit.Unauthenticated(reason)
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, "identity-unavailable", "whoever issued the credential cannot be asked about it; try again, and tell the operator")
+		return
+	}
+	if reason == audit.RateLimited {
+		s.Audit.Unauthenticated(reason)
+		tooMany(w)
+		return
+	}
 	if !s.addresses.allow(host(r)) {
 		s.Audit.Unauthenticated(audit.RateLimited)
 		tooMany(w)
@@ -198,7 +217,7 @@ func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err err
 	}
 	s.Audit.Unauthenticated(reason)
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
-	writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create)")
+	writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create), or another credential that the agent accepts")
 }
 
 func tooMany(w http.ResponseWriter) {
