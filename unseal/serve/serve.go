@@ -52,9 +52,9 @@ type Config struct {
 	Tokens *Tokens
 	// Identity finds the caller of a request. Nil means Tokens alone.
 	Identity Authenticator
-	Now    func() time.Time
-	Log    *slog.Logger
-	Limits Limits
+	Now      func() time.Time
+	Log      *slog.Logger
+	Limits   Limits
 	// Version is shown in the status.
 	Version string
 	// Follower is nil where nothing is followed: there are no hooks then, and
