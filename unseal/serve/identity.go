@@ -147,8 +147,7 @@ type reloaded[T any] struct {
 
 	mu    sync.Mutex
 	gone  bool
-	size  int64
-	mod   time.Time
+	info  fs.FileInfo // of what was read
 	value T
 }
 
@@ -163,7 +162,7 @@ func reload[T any](path string, max int64, log *slog.Logger, parse func([]byte) 
 }
 
 func (f *reloaded[T]) read(info fs.FileInfo) error {
-	f.gone, f.size, f.mod = false, info.Size(), info.ModTime()
+	f.gone, f.info = false, info
 	if !info.Mode().IsRegular() || info.Size() > f.max {
 		return fmt.Errorf("%s: is not a file of at most %d KiB", f.path, f.max>>10)
 	}
@@ -191,9 +190,9 @@ func (f *reloaded[T]) get() (T, bool) {
 			f.log.Error("a file of serve is gone; nobody is known by it until it is back", "file", f.path)
 		}
 		var none T
-		f.gone, f.value, f.size = true, none, -1
+		f.gone, f.value, f.info = true, none, nil
 		return none, false
-	case err == nil && info.Size() == f.size && info.ModTime().Equal(f.mod):
+	case err == nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()):
 	case err == nil:
 		// A file that came back and cannot be read stays gone.
 		gone := f.gone

@@ -398,7 +398,13 @@ func (r *remoteKeys) fetch(now time.Time, done chan struct{}) {
 	r.keys, r.fetched = keys, now
 }
 
-func (r *remoteKeys) download(ctx context.Context) ([]jose.JSONWebKey, error) {
+func (r *remoteKeys) download(ctx context.Context) (keys []jose.JSONWebKey, err error) {
+	// Nothing else would catch it in a goroutine: the whole agent would end.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("what it answered cannot be read (%T)", p)
+		}
+	}()
 	client, err := r.client.get()
 	if err != nil {
 		return nil, err
@@ -429,8 +435,7 @@ func (r *remoteKeys) download(ctx context.Context) ([]jose.JSONWebKey, error) {
 	if status != http.StatusOK {
 		return nil, fmt.Errorf("its jwks_uri answered %d", status)
 	}
-	keys, err := parseKeySet(body)
-	if err != nil {
+	if keys, err = parseKeySet(body); err != nil {
 		return nil, fmt.Errorf("its jwks_uri: %w", err)
 	}
 	return keys, nil
