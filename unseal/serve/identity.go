@@ -56,12 +56,12 @@ const maxBearer = 12 << 10
 
 // Authenticate implements [Authenticator].
 func (i Identities) Authenticate(r *http.Request, now time.Time) (Caller, error) {
-	switch headers := r.Header["Authorization"]; {
-	case len(headers) > 1:
+	switch headers := len(r.Header["Authorization"]); {
+	case headers == 1:
+		return i.bearer(r, bearer(r), now)
+	case headers > 1:
 		// Two programs in between could each believe in another one.
 		return Caller{}, &AuthError{audit.Malformed}
-	case len(headers) == 1:
-		return i.bearer(r, bearer(r), now)
 	case i.Certificates != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0:
 		return i.Certificates.authenticate(r.TLS.PeerCertificates, now)
 	}

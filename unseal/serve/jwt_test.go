@@ -574,13 +574,16 @@ func TestIdentitiesAreApart(t *testing.T) {
 			t.Errorf("%.30s: %d %s, want %s", token, code, got, want)
 		}
 	}
+	if who, _ := b.whoami(b.bearer["alice"]); !who.Expires.Equal(b.now.Add(time.Hour)) {
+		t.Errorf("a token's end: %v", who.Expires)
+	}
 	// Two headers: whoever stands in between may have looked at the other one.
 	r := httptest.NewRequest("GET", "/v1/whoami", nil)
 	r.Header["Authorization"] = []string{"Bearer " + b.bearer["alice"], "Bearer " + b.bearer["lister"]}
 	w := httptest.NewRecorder()
 	b.http.ServeHTTP(w, r)
-	if w.Code != 401 {
-		t.Errorf("two headers: %d", w.Code)
+	if w.Code != 401 || b.audit.unauth[audit.Malformed] != 3 { // one of them each for the two tokens above
+		t.Errorf("two headers: %d, audited as %v", w.Code, b.audit.unauth)
 	}
 }
 

@@ -18,8 +18,7 @@ const (
 	maxAnswer = 1 << 20 // of an issuer or an API server
 )
 
-// httpClient asks issuers and API servers: https only, no redirects, bounded in time and
-// size, with the roots of a CA file that may change.
+// httpClient asks issuers and API servers: no redirects, bounded in time and size, with the roots of a CA file that may change.
 type httpClient struct {
 	file   *reloaded[*asker] // nil for the system's roots
 	system *asker
@@ -78,9 +77,6 @@ func newAsker(roots *x509.CertPool) *asker {
 type bounded struct{ next http.RoundTripper }
 
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" {
-		return nil, errors.New("only https is spoken")
-	}
 	resp, err := b.next.RoundTrip(r)
 	if err == nil {
 		resp.Body = struct {

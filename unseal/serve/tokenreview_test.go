@@ -203,16 +203,22 @@ func TestTheAPIServerFails(t *testing.T) {
 	k := a.open(t, b)
 	b.identify(serve.Identities{Kubernetes: k})
 	for name, failing := range map[string]func(){
-		"500":            func() { a.fail = 500 },
-		"429":            func() { a.fail = 429 },
-		"403":            func() { a.fail = 403 },
-		"401":            func() { a.fail = 401 },
-		"a redirect":     func() { a.fail = 307 },
-		"not JSON":       func() { a.body = "<html>" },
-		"another kind":   func() { a.body = `{"kind":"Status","apiVersion":"v1","status":{"authenticated":true}}` },
-		"an older API":   func() { a.body = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1beta1"}` },
-		"an endless one": func() { a.body = `{"kind":"TokenReview","x":"` + strings.Repeat("x", 2<<20) + `"}` },
-		"no own token":   func() { write(t, a.tokenFile, "expired") },
+		"500":        func() { a.fail = 500 },
+		"429":        func() { a.fail = 429 },
+		"403":        func() { a.fail = 403 },
+		"401":        func() { a.fail = 401 },
+		"a redirect": func() { a.fail = 307 },
+		"not JSON":   func() { a.body = "<html>" },
+		"another kind": func() {
+			a.body = `{"kind":"Status","apiVersion":"authentication.k8s.io/v1","status":` + accountStatus("orders:api") + `}`
+		},
+		"an older API": func() {
+			a.body = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1beta1","status":` + accountStatus("orders:api") + `}`
+		},
+		"an endless one": func() {
+			a.body = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","x":"` + strings.Repeat("x", 2<<20) + `"}`
+		},
+		"no own token": func() { write(t, a.tokenFile, "expired") },
 	} {
 		a.set(failing)
 		if code, reason := b.refused("sa"); code != 503 || reason != audit.Unavailable {
