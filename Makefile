@@ -4,6 +4,7 @@
 # make browser  the status page in Chromium; part of make test
 # make screenshots     the pictures of docs/images, from that test
 # make soak     random commits, faults and reads around an agent for SOAK (docs/reliability.md)
+# make cluster  TokenReview by a real kube-apiserver, which is built first (some minutes)
 # make bench    the figures of docs/benchmarks.md
 # make bench-scale     those of up to 100,000 manifests, some three minutes
 # make lint     formatting, vet, the direction of imports
@@ -19,7 +20,7 @@ AGE      := v1.3.1
 KUSTOMIZE := v5.8.1
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: build demo test check browser chromium screenshots soak bench bench-scale lint fuzz tools cross clean
+.PHONY: build demo test check browser chromium screenshots soak cluster bench bench-scale lint fuzz tools cross clean
 
 build:
 	$(GO) build -trimpath -o bin/sealward ./cmd/sealward
@@ -77,6 +78,14 @@ chromium:
 # The schedule is drawn from a seed, which is printed: make soak SEED=N runs it again.
 soak:
 	$(GO) test -race -timeout 30m -v -run 'TestSoak|TestKill' ./test/faults -soak $(SOAK) -kills 200 -seed $(or $(SEED),0)
+
+# Not a part of make test: a first build of the API server takes several minutes.
+cluster: $(TOOLS)/etcd $(TOOLS)/kube-apiserver
+	$(GO) test -race -tags cluster -run TestRealAPIServer -v ./unseal/serve
+$(TOOLS)/etcd: test/cluster/go.mod
+	$(GO) -C test/cluster build -mod=mod -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
+$(TOOLS)/kube-apiserver: test/cluster/go.mod
+	$(GO) -C test/cluster build -mod=mod -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kube-apiserver
 
 bench: tools
 	$(GO) test -run '^$$' -bench 'Binding|Open' ./seal ./unseal

@@ -37,8 +37,7 @@ type Settings struct {
 		// HeadInterval is between two lines with the chain's head in the agent's log.
 		HeadInterval Duration `yaml:"headInterval"` // default 1h
 	} `yaml:"audit"`
-	// Webhook is how a Git host tells of a push. (Fields that are part of the format
-	// and not built, such as clientCAFile, are refused, not ignored.)
+	// Webhook is how a Git host tells of a push.
 	Webhook struct {
 		SecretFile string `yaml:"secretFile"`
 	} `yaml:"webhook"`
@@ -90,10 +89,13 @@ type ServeSettings struct {
 	TLS    struct {
 		CertFile string `yaml:"certFile"`
 		KeyFile  string `yaml:"keyFile"`
-		// ClientCAFile is for client certificates.
-		ClientCAFile string `yaml:"clientCAFile"`
+		// ClientCAFile is for client certificates; ClientIdentity says whom they name.
+		ClientCAFile   string                 `yaml:"clientCAFile"`
+		ClientIdentity ClientIdentitySettings `yaml:"clientIdentity"`
 	} `yaml:"tls"`
-	TokensFile string `yaml:"tokensFile"`
+	OIDC       []OIDCSettings      `yaml:"oidc"`
+	Kubernetes *KubernetesSettings `yaml:"kubernetes"`
+	TokensFile string              `yaml:"tokensFile"`
 	// Operators (users:id:… or roles:id:…) may ask for a sync, approve what waits,
 	// and see all of the status; Monitors may read the metrics.
 	Operators []string `yaml:"operators"`
@@ -127,6 +129,7 @@ func ParseSettings(data []byte, dir string) (Settings, error) {
 		return Settings{}, err
 	}
 	files := []*string{&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile, &s.Webhook.SecretFile}
+	files = append(files, s.Serve.identityFiles()...)
 	for _, src := range s.all() {
 		a := &src.Auth
 		files = append(files, &a.UsernameFile, &a.PasswordFile, &a.TokenFile, &a.SSHKeyFile, &a.KnownHostsFile, &a.CAFile, &a.ProxyCredentialFile,
@@ -166,21 +169,10 @@ func (s *Settings) Check(once bool) error {
 	need(s.Keyring, "keyring", "the folder with the workspaces' identity files")
 	need(s.State, "state", "the folder for the mirror and the store")
 	if !once {
-		need(s.Serve.TokensFile, "serve.tokensFile", "make one with sealward token create --tokens FILE")
+		errs = append(errs, s.Serve.checkIdentities())
 	}
 	if (s.Serve.TLS.CertFile == "") != (s.Serve.TLS.KeyFile == "") {
 		errs = append(errs, errors.New("serve.tls needs both certFile and keyFile"))
-	}
-	// A protection that is asked for and not there must not be passed over.
-	for _, f := range []struct {
-		field string
-		asked bool
-	}{
-		{"serve.tls.clientCAFile", s.Serve.TLS.ClientCAFile != ""},
-	} {
-		if f.asked {
-			errs = append(errs, fmt.Errorf("%s is not supported by this version; leave it out", f.field))
-		}
 	}
 	for _, l := range []struct {
 		field string

@@ -91,7 +91,7 @@ func (s *Service) Once(ctx context.Context) ([]*unseal.Snapshot, error) {
 
 // Run follows the branch and serves until ctx ends. The log says at what address.
 func (s *Service) Run(ctx context.Context) (err error) {
-	tokens, err := serve.OpenTokens(s.Settings.Serve.TokensFile, s.Log)
+	identity, err := s.Settings.Serve.identities(s.Now, s.Log)
 	if err != nil {
 		return err
 	}
@@ -102,6 +102,9 @@ func (s *Service) Run(ctx context.Context) (err error) {
 			return err
 		}
 		tlsConfig = certs.Config()
+		if identity.Certificates != nil {
+			identity.Certificates.Ask(tlsConfig)
+		}
 	}
 	listener, err := serve.Listen(s.Settings.Serve.Listen, tlsConfig != nil)
 	if err != nil {
@@ -140,7 +143,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		return err
 	}
 	handler := serve.New(serve.Config{
-		Live: s.live, Audit: log, Tokens: tokens, Now: s.Now, Log: s.Log, Limits: s.Settings.Limits(), Version: s.Version,
+		Live: s.live, Audit: log, Identity: identity, Now: s.Now, Log: s.Log, Limits: s.Settings.Limits(), Version: s.Version,
 		Follower: s, Operators: operators, Monitors: monitors, HookSecretFile: s.Settings.Webhook.SecretFile, Stopping: ctx.Done(), Metrics: s.metrics.Handler(), Audited: s.metrics.Audited,
 	})
 	s.Log.Info("serving", "address", address(listener, tlsConfig != nil), "audit", s.Settings.Audit.File)

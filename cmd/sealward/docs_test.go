@@ -23,7 +23,7 @@ func TestDocs(t *testing.T) {
 		"README.md":             {"Initialized sealed repository", "orders-db-r | v1", "correct horse", "battery staple", "records are intact", "sealward.dev/placeholder"},
 		"docs/repository.md":    {"WORKSPACE | SECRETS", "password set", "allow read-specific-secret on orders-db-*", "exit code 4", "whoever a token asserts it for"},
 		"docs/secrets.md":       {"token set", "is kept in 1 parts", "is one file", "from the vendor", "battery staple", "LEVEL='info'", "kind: Secret", "have fresh data keys", "It opens, and is as it was sealed."},
-		"docs/agent.md":         {`"password": "`, "records are intact"},
+		"docs/agent.md":         {`"password": "`, "records are intact", "METHOD      tls"},
 		"docs/audit.md":         {"denied with exit code 4", "TIME ", "no-grant", `"subject":"users:id:shop"`, "users:id:billing | outdated", "not yet: exit code 3", "revoke it at the database now", "records are intact", "0 differ"},
 		"docs/keys.md":          {"Recovery identity written", "orders    | retired | age"},
 		"docs/kustomize.md":     {"name: db-", "makes the same objects", "exit code 0, and nothing was made", "1 generator to rewrite; nothing was written", "kind: SealedSecretGenerator\nmetadata:\n  name: db # ours\n", "not to be applied", "apply.sh:2: warning: kustomize build comes upon the generator in prod; --enable-exec is missing", "exit code 3"},

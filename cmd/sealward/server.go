@@ -18,15 +18,25 @@ func (a *app) serverFlags(c *cobra.Command) func() (*client.Client, error) {
 	c.Flags().StringVar(&cfg.Server, "server", "", "address of the agent (default $SEALWARD_SERVER)")
 	c.Flags().StringVar(&tokenFile, "token-file", "", "file with the bearer token (default $SEALWARD_TOKEN_FILE)")
 	c.Flags().StringVar(&cfg.CAFile, "ca-file", "", "CA of the agent's certificate (PEM)")
+	c.Flags().StringVar(&cfg.CertFile, "cert-file", "", "client certificate to be known by, instead of a token (PEM)")
+	c.Flags().StringVar(&cfg.KeyFile, "key-file", "", "its private key (PEM)")
 	return func() (*client.Client, error) {
 		if cfg.Server == "" {
 			cfg.Server = a.Getenv("SEALWARD_SERVER")
 		}
-		if tokenFile == "" {
+		// A certificate that is named is meant, also where the environment names a token.
+		if tokenFile == "" && cfg.CertFile == "" {
 			tokenFile = a.Getenv("SEALWARD_TOKEN_FILE")
 		}
-		if cfg.Server == "" || tokenFile == "" {
-			return nil, usagef("--server and --token-file are needed (or SEALWARD_SERVER and SEALWARD_TOKEN_FILE)")
+		if cfg.Server == "" || tokenFile == "" && cfg.CertFile == "" {
+			return nil, usagef("--server and --token-file are needed (or SEALWARD_SERVER and SEALWARD_TOKEN_FILE); a client certificate, --cert-file, stands for a token")
+		}
+		if tokenFile == "" {
+			cl, err := client.New(cfg)
+			if err != nil {
+				return nil, usageError{err}
+			}
+			return cl, nil
 		}
 		token, err := os.ReadFile(tokenFile)
 		if err != nil {

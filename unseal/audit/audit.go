@@ -295,7 +295,7 @@ func (l *Log) wait(ctx context.Context, e *entry) error {
 func (l *Log) Unauthenticated(reason string) {
 	switch reason {
 	case NoCredential, Malformed, UnknownToken, Expired, NotYetValid, BadSignature,
-		WrongIssuer, WrongAudience, RateLimited, Unavailable:
+		WrongIssuer, WrongAudience, BadIdentity, RateLimited, Unavailable:
 	default:
 		reason = Other
 	}

@@ -52,6 +52,7 @@ const (
 	BadSignature  = "signature"
 	WrongIssuer   = "issuer"
 	WrongAudience = "audience"
+	BadIdentity   = "identity" // a verified credential asserts a name that nobody can have
 	RateLimited   = "rate-limited"
 	Unavailable   = "unavailable" // whoever checks credentials could not be asked
 	Other         = "other"

@@ -48,6 +48,9 @@ type Config struct {
 	Server string // https://host:port; http:// for loopback only
 	Token  string
 	CAFile string // PEM; "" means the system's roots
+	// CertFile and KeyFile are a client certificate (PEM), read again at each
+	// handshake. With one, a token is not needed.
+	CertFile, KeyFile string
 }
 
 // Client asks one agent. It is safe for concurrent use; its fields are set before.
@@ -83,6 +86,22 @@ func New(cfg Config) (*Client, error) {
 		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("CA file %s holds no certificate (PEM)", cfg.CAFile)
 		}
+	}
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
+		return nil, errors.New("a client certificate needs both its files, the certificate and the key")
+	}
+	if cfg.CertFile != "" {
+		load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+			if err != nil { // it names the file or the mismatch, never the key
+				return nil, fmt.Errorf("client certificate: %w", err)
+			}
+			return &cert, nil
+		}
+		if _, err := load(nil); err != nil {
+			return nil, err
+		}
+		tlsConfig.GetClientCertificate = load
 	}
 	return &Client{base: u.Scheme + "://" + u.Host, token: cfg.Token, http: &http.Client{
 		Timeout:   time.Minute,
@@ -126,6 +145,12 @@ func (c *Client) Status(ctx context.Context) (out serve.StatusJSON, err error) {
 	return out, err
 }
 
+// Whoami asks who the agent takes the caller for.
+func (c *Client) Whoami(ctx context.Context) (out serve.WhoamiJSON, err error) {
+	err = c.getJSON(ctx, "/v1/whoami", &out)
+	return out, err
+}
+
 func (c *Client) getJSON(ctx context.Context, path string, out any) error {
 	body, err := c.get(ctx, path)
 	if err != nil {
@@ -165,7 +190,9 @@ func (c *Client) ask(ctx context.Context, method, path string, send []byte) ([]b
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	if c.NotBefore != "" {
 		req.Header.Set("If-Commit-Not-Before", c.NotBefore)
 	}

@@ -159,7 +159,7 @@ func (s *server) settle(w http.ResponseWriter, r *request, allowed func() bool) 
 // renew authenticates again and takes what is served now.
 func (s *server) renew(w http.ResponseWriter, r *request) bool {
 	now := s.Now()
-	caller, err := s.Tokens.Authenticate(bearer(r.Request), now)
+	caller, err := s.Identity.Authenticate(r.Request, now)
 	if err != nil {
 		s.unauthenticated(w, r.Request, err)
 		return false

@@ -62,3 +62,12 @@ func (l *limiter) forget(now time.Time) {
 		clear(l.buckets)
 	}
 }
+
+// spent reports that allow would refuse key now.
+func (l *limiter) spent(key string) bool {
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.buckets[key]
+	return b != nil && b.TokensAt(now) < 1
+}

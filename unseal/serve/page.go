@@ -116,7 +116,7 @@ func (s *server) front(w http.ResponseWriter, r *http.Request) {
 		s.authenticated(s.page)(w, r)
 		return
 	case cookie == "":
-		http.Redirect(w, r, "/login", http.StatusSeeOther)
+		s.withoutSession(w, r)
 		return
 	}
 	token, err := s.browser.sessions.token(cookie, s.Now())
@@ -126,18 +126,52 @@ func (s *server) front(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case err != nil:
-		s.browser.sessions.end(cookie)
-		setSessionCookie(w, r, "")
-		if !s.unknown(r, err) {
-			s.tooManyViews(w)
+		if s.notNow(w, s.refused(r, err)) {
 			return
 		}
+		s.browser.sessions.end(cookie)
+		setSessionCookie(w, r, "")
 		http.Redirect(w, r, "/login?ended", http.StatusSeeOther)
 	case req == nil:
 		s.tooManyViews(w)
 	default:
 		s.page(w, req)
 	}
+}
+
+// withoutSession shows the page to a browser that has a client certificate of somebody
+// who is known, and the login to any other.
+func (s *server) withoutSession(w http.ResponseWriter, r *http.Request) {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		req, err := s.identify(r)
+		switch {
+		case err != nil:
+			if s.notNow(w, s.refused(r, err)) {
+				return
+			}
+		case req == nil:
+			s.tooManyViews(w)
+			return
+		default:
+			s.page(w, req)
+			return
+		}
+	}
+	http.Redirect(w, r, "/login", http.StatusSeeOther)
+}
+
+// notNow answers where a credential was refused for a reason that passes.
+func (s *server) notNow(w http.ResponseWriter, status int) bool {
+	switch status {
+	case http.StatusTooManyRequests:
+		s.tooManyViews(w)
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+		s.message(w, status, "Who you are cannot be told now", "Whoever issued your credential does not answer. Try again in a moment.")
+	default:
+		return false
+	}
+	return true
 }
 
 // withToken is the request as a program with that token would have sent it.
@@ -164,9 +198,12 @@ func (s *server) login(w http.ResponseWriter, r *http.Request) {
 	}
 	req, err := s.identify(withToken(r, token))
 	switch {
-	case err != nil && !s.unknown(r, err) || err == nil && req == nil:
+	case err == nil && req == nil:
 		s.tooManyViews(w)
 	case err != nil:
+		if s.notNow(w, s.refused(r, err)) {
+			return
+		}
 		w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
 		s.render(w, http.StatusUnauthorized, "login", "This token is not valid. It may have ended, or been revoked.")
 	default:

@@ -45,14 +45,16 @@ type Follower interface {
 	Contains(ctx context.Context, source, commit, ancestor string) (bool, error)
 }
 
-// Config of a server. Live, Audit, Tokens, Now and Log are required.
+// Config of a server. Live, Audit, Tokens or Identity, Now and Log are required.
 type Config struct {
 	Live   *unseal.Live
 	Audit  auditor
 	Tokens *Tokens
-	Now    func() time.Time
-	Log    *slog.Logger
-	Limits Limits
+	// Identity finds the caller of a request. Nil means Tokens alone.
+	Identity Authenticator
+	Now      func() time.Time
+	Log      *slog.Logger
+	Limits   Limits
 	// Version is shown in the status.
 	Version string
 	// Follower is nil where nothing is followed: there are no hooks then, and
@@ -92,6 +94,9 @@ type server struct {
 // of the status page at /.
 func New(cfg Config) http.Handler {
 	s := &server{Config: cfg, started: cfg.Now(), browser: newBrowser(cfg.Now)}
+	if s.Identity == nil {
+		s.Identity = Identities{Tokens: cfg.Tokens}
+	}
 	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 1_000), cfg.Now)
 	s.denials = newLimiter(orDefault(cfg.Limits.Denials, 50), cfg.Now)
 	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
@@ -104,6 +109,7 @@ func New(cfg Config) http.Handler {
 		mux.HandleFunc("GET "+base+"/{name}/keys/{key}", s.authenticated(s.readKey))
 	}
 	mux.HandleFunc("GET /v1/status", s.authenticated(s.status))
+	mux.HandleFunc("GET /v1/whoami", s.authenticated(s.whoami))
 	mux.HandleFunc("POST /v1/sync", s.operator(audit.Sync, s.sync))
 	mux.HandleFunc("POST /v1/approvals", s.operator(audit.Approve, s.approve))
 	mux.HandleFunc("POST /hooks/{provider}", s.hook)
@@ -179,7 +185,7 @@ func (s *server) authenticated(next func(http.ResponseWriter, *request)) http.Ha
 // when the caller asks too often, which has been counted.
 func (s *server) identify(r *http.Request) (*request, error) {
 	now := s.Now()
-	caller, err := s.Tokens.Authenticate(bearer(r), now)
+	caller, err := s.Identity.Authenticate(r, now)
 	if err != nil {
 		return nil, err
 	}
@@ -202,29 +208,40 @@ func bearer(r *http.Request) string {
 	return token
 }
 
-// unknown counts a call without a valid credential. It reports whether its address
-// may make another one.
-func (s *server) unknown(r *http.Request, err error) bool {
+// refused counts a call without a valid credential, and gives the status of its answer:
+// 401, 429 where it is one of too many, or 503 where whoever issued the credential cannot
+// be asked about it. The last is no denial, and not limited by address: an outage has all
+// its workloads ask again.
+func (s *server) refused(r *http.Request, err error) int {
 	var auth *AuthError
 	reason := audit.Other
 	if errors.As(err, &auth) {
 		reason = auth.Reason
 	}
-	if !s.addresses.allow(limitedAs(host(r))) {
-		s.Audit.Unauthenticated(audit.RateLimited)
-		return false
+	status := http.StatusUnauthorized
+	switch {
+	case reason == audit.Unavailable:
+		status = http.StatusServiceUnavailable
+	case reason == audit.RateLimited:
+		status = http.StatusTooManyRequests
+	case !s.addresses.allow(limitedAs(host(r))):
+		reason, status = audit.RateLimited, http.StatusTooManyRequests
 	}
 	s.Audit.Unauthenticated(reason)
-	return true
+	return status
 }
 
 func (s *server) unauthenticated(w http.ResponseWriter, r *http.Request, err error) {
-	if !s.unknown(r, err) {
+	switch s.refused(r, err) {
+	case http.StatusTooManyRequests:
 		tooMany(w)
-		return
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, "identity-unavailable", "whoever issued the credential cannot be asked about it; try again, and tell the operator")
+	default:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
+		writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create), or another credential that the agent accepts")
 	}
-	w.Header().Set("WWW-Authenticate", `Bearer realm="sealward"`)
-	writeError(w, http.StatusUnauthorized, "unauthenticated", "a valid bearer token is needed (sealward token create)")
 }
 
 func tooMany(w http.ResponseWriter) {

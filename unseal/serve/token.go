@@ -124,18 +124,6 @@ func parseTokens(data []byte) (tokensFile, error) {
 	return f, nil
 }
 
-// Caller is who a request comes from, verified.
-type Caller struct {
-	access.Identity
-	Credential string // id of the token
-	Method     string // "token"
-}
-
-// AuthError says why a request has no caller, with a reason of package audit.
-type AuthError struct{ Reason string }
-
-func (e *AuthError) Error() string { return "not authenticated: " + e.Reason }
-
 // entry is a checked Token.
 type entry struct {
 	caller     Caller
@@ -209,7 +197,7 @@ func (t Token) check() (*entry, error) {
 	if err1 != nil || err2 != nil || len(salt) < 8 || len(hash) != sha256.Size || len(t.ID) < 8 {
 		return nil, errors.New("id, salt or hash is damaged")
 	}
-	e := &entry{salt: salt, hash: hash, expires: t.Expires, caller: Caller{Identity: access.Identity{User: subject}, Credential: t.ID, Method: "token"}}
+	e := &entry{salt: salt, hash: hash, expires: t.Expires, caller: Caller{Identity: access.Identity{User: subject}, Credential: t.ID, Method: "token", Expires: t.Expires}}
 	for _, r := range t.Roles {
 		role, err := manifest.ParseSubject(r)
 		if err != nil {
