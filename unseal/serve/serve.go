@@ -369,6 +369,12 @@ type SecretJSON struct {
 	Provenance []ProvenanceJSON  `json:"provenance"`
 }
 
+// String hides the values from every way of printing that asks for a string.
+func (s SecretJSON) String() string { return s.Workspace + "/" + s.Name + " (values hidden)" }
+
+// GoString is String, for %#v.
+func (s SecretJSON) GoString() string { return s.String() }
+
 // Metadata of a secret: everything but keys and values.
 type Metadata struct {
 	Name        string     `json:"name"`
