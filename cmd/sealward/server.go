@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,25 +17,26 @@ func (a *app) serverFlags(c *cobra.Command) func() (*client.Client, error) {
 	c.Flags().StringVar(&cfg.Server, "server", "", "address of the agent (default $SEALWARD_SERVER)")
 	c.Flags().StringVar(&tokenFile, "token-file", "", "file with the bearer token (default $SEALWARD_TOKEN_FILE)")
 	c.Flags().StringVar(&cfg.CAFile, "ca-file", "", "CA of the agent's certificate (PEM)")
+	c.Flags().StringVar(&cfg.CertFile, "cert-file", "", "client certificate to be known by, instead of a token (PEM)")
+	c.Flags().StringVar(&cfg.KeyFile, "key-file", "", "its private key (PEM)")
 	return func() (*client.Client, error) {
 		if cfg.Server == "" {
 			cfg.Server = a.Getenv("SEALWARD_SERVER")
 		}
-		if tokenFile == "" {
+		// A certificate that is named is meant, also where the environment names a token.
+		if tokenFile == "" && cfg.CertFile == "" {
 			tokenFile = a.Getenv("SEALWARD_TOKEN_FILE")
 		}
-		if cfg.Server == "" || tokenFile == "" {
-			return nil, usagef("--server and --token-file are needed (or SEALWARD_SERVER and SEALWARD_TOKEN_FILE)")
+		if cfg.Server == "" || tokenFile == "" && cfg.CertFile == "" {
+			return nil, usagef("--server and --token-file are needed (or SEALWARD_SERVER and SEALWARD_TOKEN_FILE); a client certificate, --cert-file, stands for a token")
 		}
-		token, err := os.ReadFile(tokenFile)
-		if err != nil {
-			// Without the path: it may be the token itself, given in the wrong place.
-			return nil, usagef("--token-file cannot be read (%w); it wants the file that holds the token", withoutPath(err))
+		if tokenFile != "" {
+			if _, err := os.Stat(tokenFile); err != nil {
+				// Without the path: it may be the token itself, given in the wrong place.
+				return nil, usagef("--token-file cannot be read (%w); it wants the file that holds the token", withoutPath(err))
+			}
 		}
-		cfg.Token = strings.TrimSpace(string(token))
-		if strings.ContainsAny(cfg.Token, " \r\n\t") {
-			return nil, usagef("--token-file holds more than one token")
-		}
+		cfg.TokenFile = tokenFile
 		cl, err := client.New(cfg)
 		if err != nil {
 			return nil, usageError{err}

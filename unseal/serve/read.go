@@ -488,3 +488,15 @@ func refusal(rec audit.Record) (code, message string) {
 	}
 	return "denied", "no grant allows this, or there is no such secret"
 }
+
+// Values of a secret, text and binary, in order of their keys.
+func (s SecretJSON) Values() (out []unseal.Value) {
+	for k, v := range s.Data {
+		out = append(out, unseal.Value{Key: k, Data: []byte(v)})
+	}
+	for k, v := range s.BinaryData {
+		out = append(out, unseal.Value{Key: k, Data: v, Binary: true})
+	}
+	slices.SortFunc(out, func(a, b unseal.Value) int { return cmp.Compare(a.Key, b.Key) })
+	return out
+}
