@@ -42,6 +42,8 @@ var (
 	// ErrRefused: the agent refuses all reads of a workspace, because its grants are
 	// broken or two repositories claim it. It says nothing of this caller's right.
 	ErrRefused = errors.New("all reads of this workspace are refused")
+	// ErrNothingNewer: the agent serves the commit of Client.After still.
+	ErrNothingNewer = errors.New("nothing newer is served")
 	// ErrNothingWaits: nothing waits for approval at that commit.
 	ErrNothingWaits = errors.New("nothing waits for approval at that commit")
 	// ErrUnauthenticated: the token is missing, unknown or expired.
@@ -67,6 +69,9 @@ type Client struct {
 	// to Wait for it (at most 50 s), and else ErrBehind comes.
 	NotBefore string
 	Wait      time.Duration
+	// After is a commit than which an answer must be newer ("" for any). The agent
+	// waits for it too, and else ErrNothingNewer comes.
+	After string
 
 	base  string
 	token *token
@@ -271,6 +276,7 @@ func (c *Client) batch(ctx context.Context, items []Item, cond condition) (batch
 type condition struct {
 	tag       string        // what the caller has already
 	notBefore string        // the oldest commit
+	after     string        // a commit that is older
 	wait      time.Duration // for another answer, or that commit
 }
 
@@ -278,15 +284,29 @@ type condition struct {
 var errSame = errors.New("nothing else is there")
 
 func (c *Client) ask(ctx context.Context, method, path string, send []byte) ([]byte, error) {
-	body, _, err := c.send(ctx, method, path, send, condition{notBefore: c.NotBefore, wait: c.Wait})
+	cond := condition{notBefore: c.NotBefore, after: c.After, wait: c.Wait}
+	if method != http.MethodGet {
+		cond.after = ""
+	}
+	body, _, err := c.send(ctx, method, path, send, cond)
+	if errors.Is(err, errSame) {
+		err = ErrNothingNewer
+	}
 	return body, err
 }
 
 // send asks once, and once more with a newer token where the agent takes the old one
 // no more.
 func (c *Client) send(ctx context.Context, method, path string, send []byte, cond condition) ([]byte, http.Header, error) {
-	if cond.wait > 0 && (cond.notBefore != "" || cond.tag != "") {
-		path += "?wait=" + cond.wait.String()
+	query := url.Values{}
+	if cond.after != "" {
+		query.Set("after", cond.after)
+	}
+	if cond.wait > 0 && (cond.notBefore != "" || cond.tag != "" || cond.after != "") {
+		query.Set("wait", cond.wait.String())
+	}
+	if len(query) > 0 {
+		path += "?" + query.Encode()
 	}
 	bearer, err := c.token.current()
 	if err != nil {
