@@ -78,8 +78,8 @@ type execOptions struct {
 }
 
 func (o *execOptions) parse() (err error) {
-	if len(o.secrets) == 0 {
-		return usagef("--secret WORKSPACE/NAME is missing")
+	if len(o.secrets) == 0 || len(o.secrets) > 100 {
+		return usagef("--secret WORKSPACE/NAME is missing, or stands more than 100 times")
 	}
 	for _, s := range o.secrets {
 		ws, name, _, err := secretArg(s, false)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"reflect"
 	"sync"
 	"time"
 
@@ -158,11 +159,19 @@ func (w *watch) take(got batch, err error, now time.Time) (changed bool) {
 		case r.Err != nil:
 			changed = w.drop(i, r.Err) || changed
 		default:
+			// Another agent behind the same address makes other tags: that is no change.
+			old := w.entries[i]
+			changed = changed || !old.Ok() || !old.Unconfirmed.IsZero() || !sameContent(old.Secret, r.Secret)
 			w.entries[i] = Entry{Item: w.items[i], Secret: r.Secret, Confirmed: now}
-			changed = true
 		}
 	}
 	return changed
+}
+
+// sameContent compares all but the generation, which every commit changes.
+func sameContent(a, b serve.SecretJSON) bool {
+	a.Generation, b.Generation = "", ""
+	return reflect.DeepEqual(a, b)
 }
 
 // drop forgets a value.

@@ -21,7 +21,8 @@ import (
 // inProcess calls a handler, so that waits are on the test's clock.
 type inProcess struct {
 	http.Handler
-	asked atomic.Int32
+	asked   atomic.Int32
+	forgets atomic.Bool // every answer is of another agent, which knows no tag
 }
 
 func (p *inProcess) RoundTrip(r *http.Request) (resp *http.Response, err error) {
@@ -31,6 +32,9 @@ func (p *inProcess) RoundTrip(r *http.Request) (resp *http.Response, err error) 
 			resp, err = nil, errors.New("connection refused")
 		}
 	}()
+	if p.forgets.Load() {
+		r.Header.Del("If-None-Match")
+	}
 	w := httptest.NewRecorder()
 	p.ServeHTTP(w, r)
 	return w.Result(), nil
@@ -49,7 +53,7 @@ func item(t *testing.T, text string) Item {
 
 // watched runs test against a watch of orders/db and orders/api on a clock of its own.
 // next waits for the next state, as text.
-func watched(t *testing.T, maxStale time.Duration, test func(agent *clienttest.Server, asked *atomic.Int32, next func() string)) {
+func watched(t *testing.T, maxStale time.Duration, test func(agent *clienttest.Server, transport *inProcess, next func() string)) {
 	agent := clienttest.New(t)
 	agent.Set("orders/db", map[string]string{"password": "one"})
 	agent.Set("orders/api", map[string]string{"token": "1"})
@@ -68,7 +72,7 @@ func watched(t *testing.T, maxStale time.Duration, test func(agent *clienttest.S
 				states <- describe(entries)
 			}
 		}()
-		test(agent, &transport.asked, func() string {
+		test(agent, transport, func() string {
 			select {
 			case s := <-states:
 				return s
@@ -100,7 +104,7 @@ func describe(entries []Entry) string {
 }
 
 func TestWatch(t *testing.T) {
-	watched(t, time.Hour, func(agent *clienttest.Server, asked *atomic.Int32, next func() string) {
+	watched(t, time.Hour, func(agent *clienttest.Server, transport *inProcess, next func() string) {
 		expect := func(what, want string) {
 			t.Helper()
 			if got := next(); got != want {
@@ -125,9 +129,9 @@ func TestWatch(t *testing.T) {
 		expect("back", "two 2")
 
 		// A quiet hour costs one request a wait, not more.
-		began := asked.Load()
+		began := transport.asked.Load()
 		time.Sleep(time.Hour)
-		if n := asked.Load() - began; n < 60 || n > 90 {
+		if n := transport.asked.Load() - began; n < 60 || n > 90 {
 			t.Errorf("%d requests in a quiet hour", n)
 		}
 
@@ -163,7 +167,7 @@ func TestWatch(t *testing.T) {
 
 // What cannot be confirmed is kept for maxStale, and asked for ever more rarely.
 func TestWatchEndsWhatIsTooOld(t *testing.T) {
-	watched(t, 10*time.Minute, func(agent *clienttest.Server, asked *atomic.Int32, next func() string) {
+	watched(t, 10*time.Minute, func(agent *clienttest.Server, transport *inProcess, next func() string) {
 		if got := next(); got != "one 1" {
 			t.Fatal(got)
 		}
@@ -171,11 +175,11 @@ func TestWatchEndsWhatIsTooOld(t *testing.T) {
 		if got := next(); got != "one? 1?" {
 			t.Fatal(got)
 		}
-		began, before := time.Now(), asked.Load()
+		began, before := time.Now(), transport.asked.Load()
 		if got := next(); got != "too old too old" {
 			t.Fatal(got)
 		}
-		if d, n := time.Since(began), asked.Load()-before; d < 9*time.Minute || d > 11*time.Minute || n > 60 {
+		if d, n := time.Since(began), transport.asked.Load()-before; d < 9*time.Minute || d > 11*time.Minute || n > 60 {
 			t.Errorf("after %v and %d requests", d, n)
 		}
 		agent.Down(false)
@@ -187,16 +191,16 @@ func TestWatchEndsWhatIsTooOld(t *testing.T) {
 
 // An agent that refuses everything, or is not one, is not asked over and over.
 func TestWatchIsNoFlood(t *testing.T) {
-	watched(t, 0, func(agent *clienttest.Server, asked *atomic.Int32, next func() string) {
+	watched(t, 0, func(agent *clienttest.Server, transport *inProcess, next func() string) {
 		next()
 		agent.Allow("orders/db", false)
 		agent.Allow("orders/api", false)
 		for got := ""; got != "denied denied"; {
 			got = next()
 		}
-		before := asked.Load()
+		before := transport.asked.Load()
 		time.Sleep(10 * time.Minute)
-		if n := asked.Load() - before; n > 50 {
+		if n := transport.asked.Load() - before; n > 50 {
 			t.Errorf("%d requests in ten minutes of denials", n)
 		}
 		agent.Allow("orders/api", true)
@@ -206,8 +210,26 @@ func TestWatchIsNoFlood(t *testing.T) {
 	})
 }
 
+// Several agents behind one address make different tags: each answer comes at once, and
+// is no change.
+func TestWatchOfSeveralAgents(t *testing.T) {
+	watched(t, 0, func(agent *clienttest.Server, transport *inProcess, next func() string) {
+		next()
+		transport.forgets.Store(true)
+		before := transport.asked.Load()
+		time.Sleep(10 * time.Minute)
+		if n := transport.asked.Load() - before; n > 50 {
+			t.Errorf("%d requests in ten minutes", n)
+		}
+		agent.Set("orders/db", map[string]string{"password": "two"})
+		if got := next(); got != "two 1" {
+			t.Errorf("woken by nothing, or wrongly: %q", got)
+		}
+	})
+}
+
 func TestWatchWithoutAnAgent(t *testing.T) {
-	watched(t, 0, func(agent *clienttest.Server, _ *atomic.Int32, next func() string) {
+	watched(t, 0, func(agent *clienttest.Server, _ *inProcess, next func() string) {
 		if got := next(); got != "one 1" {
 			t.Fatal(got)
 		}

@@ -160,8 +160,8 @@ const (
 // ErrForeign: the folder holds something that was not rendered.
 var ErrForeign = errors.New("holds other files; choose a folder of its own")
 
-// OpenFolder makes the folder (0700) where it is missing. Refused: one that others may
-// write, and one that holds anything else than what Write leaves.
+// OpenFolder makes the folder (0700) where it is missing. Refused: one of somebody else,
+// one that others may write, and one that holds anything else than what Write leaves.
 func OpenFolder(dir string) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -170,8 +170,8 @@ func OpenFolder(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("%s: others may write in it, and so put their files in place of the secrets; chmod go-w it", dir)
+	if err := onlyOurs(info); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
