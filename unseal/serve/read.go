@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,7 +56,9 @@ func choose(r *request, snapshot *unseal.Snapshot, ws manifest.Workspace, name m
 		return sel
 	}
 	may := snapshot.Policy.Read(r.caller.Identity, ws, name, r.now)
-	sel.decision = may.Any()
+	if len(keys) == 0 {
+		sel.decision = may.Any()
+	}
 	for _, k := range keys {
 		if sel.decision = may.Key(k); !sel.decision.Allowed {
 			return sel
@@ -71,13 +74,17 @@ func choose(r *request, snapshot *unseal.Snapshot, ws manifest.Workspace, name m
 	sel.secret = sec
 	found := 0
 	for _, part := range sec.Parts {
-		t := taken{part: part}
-		for _, v := range part.Good.Values {
-			key, err := manifest.ParseKey(v.Key)
-			if err != nil || len(keys) > 0 && !slices.Contains(keys, key) || !may.Key(key).Allowed {
-				continue
+		t := taken{part: part, values: part.Good.Values}
+		if len(keys) > 0 || !may.All() {
+			t.values = nil
+			for _, v := range part.Good.Values {
+				if len(keys) > 0 && !slices.ContainsFunc(keys, func(k manifest.Key) bool { return k.String() == v.Key }) {
+					continue
+				}
+				if key, err := manifest.ParseKey(v.Key); err == nil && may.Key(key).Allowed {
+					t.values = append(t.values, v)
+				}
 			}
-			t.values = append(t.values, v)
 		}
 		if found += len(t.values); len(t.values) > 0 {
 			sel.taken = append(sel.taken, t)
@@ -124,8 +131,9 @@ func (sel *selection) record(r *request, keys []manifest.Key, status int) audit.
 		return rec
 	}
 	for _, t := range sel.taken {
-		for _, v := range t.values {
-			rec.Keys = append(rec.Keys, v.Key)
+		rec.Keys = slices.Grow(rec.Keys, len(t.values))
+		for i := range t.values {
+			rec.Keys = append(rec.Keys, t.values[i].Key)
 		}
 	}
 	var given []*unseal.Record
@@ -187,27 +195,35 @@ func (sel *selection) headers(h http.Header) {
 // it tells nothing of a value, nor that two callers, names or keys have the same. It is
 // weak: a generation that changes nothing here keeps it.
 func (s *server) tag(r *request, form string, selections ...selection) string {
-	mac := hmac.New(sha256.New, s.tagKey)
+	buf := make([]byte, 0, 1<<10)
 	put := func(texts ...string) {
 		for _, t := range texts {
-			fmt.Fprintf(mac, "%d:%s", len(t), t)
+			buf = append(binary.AppendUvarint(buf, uint64(len(t))), t...)
 		}
 	}
+	number := func(n int) { buf = binary.AppendUvarint(buf, uint64(n)) }
 	put(r.caller.User.String(), form)
-	for _, sel := range selections {
-		put(sel.ws.String(), sel.name.String(), fmt.Sprint(sel.status(), len(sel.taken)))
+	for i := range selections {
+		sel := &selections[i]
+		put(sel.ws.String(), sel.name.String())
+		number(sel.status())
+		number(len(sel.taken))
 		for _, t := range sel.taken {
-			p, since := t.part.Good.Provenance, ""
+			p, since := &t.part.Good.Provenance, int64(0)
 			if t.part.Stale() {
-				since = t.part.Failure.Since.UTC().String()
+				since = t.part.Failure.Since.UnixNano()
 			}
-			put(t.part.Path, p.Path, p.Blob, p.Commit, p.Author, p.Signer, since, fmt.Sprint(len(t.values)))
-			for _, v := range t.values {
-				put(v.Key)
+			put(t.part.Path, p.Path, p.Blob, p.Commit, p.Author, p.Signer)
+			buf = binary.AppendVarint(buf, since)
+			number(len(t.values))
+			for j := range t.values {
+				put(t.values[j].Key)
 			}
 		}
 	}
-	return `W/"` + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:18]) + `"`
+	mac := hmac.New(sha256.New, s.tagKey)
+	mac.Write(buf)
+	return `W/"` + base64.RawURLEncoding.EncodeToString(mac.Sum(buf[:0])[:18]) + `"`
 }
 
 // has reports that the caller named this tag: it has what it would get.
