@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strings"
 	"unicode/utf16"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -132,7 +131,7 @@ func (w *Whole) Env() ([]byte, error) {
 }
 
 func (w *Whole) needText(v seal.Value, what string) error {
-	if !utf8.Valid(v.Data) || bytes.IndexByte(v.Data, 0) >= 0 {
+	if !isText(v.Data) {
 		return fmt.Errorf("%s: %s is binary, which %s cannot hold; use another format, or read single keys", w.Manifest.File, v.Key, what)
 	}
 	return nil
@@ -145,31 +144,35 @@ func (w *Whole) Properties() ([]byte, error) {
 		if err := w.needText(v, "a properties file"); err != nil {
 			return nil, err
 		}
-		// A key has no character that would need an escape.
-		out.WriteString(v.Key.String() + "=")
-		for i, r := range string(v.Data) {
-			switch {
-			case r == ' ' && i == 0, strings.ContainsRune(`=:#!\`, r):
-				out.WriteString(`\` + string(r))
-			case r == '\n':
-				out.WriteString(`\n`)
-			case r == '\r':
-				out.WriteString(`\r`)
-			case r == '\t':
-				out.WriteString(`\t`)
-			case r == '\f':
-				out.WriteString(`\f`)
-			case r < ' ' || r > '~':
-				for _, unit := range utf16.Encode([]rune{r}) {
-					fmt.Fprintf(&out, `\u%04X`, unit)
-				}
-			default:
-				out.WriteRune(r)
-			}
-		}
-		out.WriteByte('\n')
+		writeProperty(&out, v.Key.String(), string(v.Data))
 	}
 	return out.Bytes(), nil
+}
+
+func writeProperty(out *bytes.Buffer, key, value string) {
+	// A key has no character that would need an escape.
+	out.WriteString(key + "=")
+	for i, r := range value {
+		switch {
+		case r == ' ' && i == 0, strings.ContainsRune(`=:#!\`, r):
+			out.WriteString(`\` + string(r))
+		case r == '\n':
+			out.WriteString(`\n`)
+		case r == '\r':
+			out.WriteString(`\r`)
+		case r == '\t':
+			out.WriteString(`\t`)
+		case r == '\f':
+			out.WriteString(`\f`)
+		case r < ' ' || r > '~':
+			for _, unit := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(out, `\u%04X`, unit)
+			}
+		default:
+			out.WriteRune(r)
+		}
+	}
+	out.WriteByte('\n')
 }
 
 // WriteDir writes one file a key, as WriteFiles does.

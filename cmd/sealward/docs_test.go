@@ -25,6 +25,7 @@ func TestDocs(t *testing.T) {
 		"docs/secrets.md":       {"token set", "is kept in 1 parts", "is one file", "from the vendor", "battery staple", "LEVEL='info'", "kind: Secret", "have fresh data keys", "It opens, and is as it was sealed."},
 		"docs/agent.md":         {`"password": "`, "records are intact", "METHOD      tls"},
 		"docs/audit.md":         {"denied with exit code 4", "TIME ", "no-grant", `"subject":"users:id:shop"`, "users:id:billing | outdated", "not yet: exit code 3", "revoke it at the database now", "records are intact", "0 differ"},
+		"docs/applications.md":  {"PASSWORD='correct horse'", "orders has a password of 13 characters", ".env\n.status.json\norders-db-r\norders-db-r.properties\n", "correct horsepassword=correct horse\nuser=orders\n", `{"status":403,"code":"denied"}`},
 		"docs/keys.md":          {"Recovery identity written", "orders    | retired | age"},
 		"docs/kustomize.md":     {"name: db-", "makes the same objects", "exit code 0, and nothing was made", "1 generator to rewrite; nothing was written", "kind: SealedSecretGenerator\nmetadata:\n  name: db # ours\n", "not to be applied", "apply.sh:2: warning: kustomize build comes upon the generator in prod; --enable-exec is missing", "exit code 3"},
 		"docs/pull-requests.md": {"pushed to origin as branch secrets/orders-orders-api-", "orders/orders-api: set token", "1 file changed", "+ read orders/orders-api", "key token: value ", "db2\nhers\n", "CONFLICT (sealed): orders/shared: password: changed on both sides", "password: theirs", "nothing found in 1 manifest"},

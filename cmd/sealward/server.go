@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,22 +30,13 @@ func (a *app) serverFlags(c *cobra.Command) func() (*client.Client, error) {
 		if cfg.Server == "" || tokenFile == "" && cfg.CertFile == "" {
 			return nil, usagef("--server and --token-file are needed (or SEALWARD_SERVER and SEALWARD_TOKEN_FILE); a client certificate, --cert-file, stands for a token")
 		}
-		if tokenFile == "" {
-			cl, err := client.New(cfg)
-			if err != nil {
-				return nil, usageError{err}
+		if tokenFile != "" {
+			if _, err := os.Stat(tokenFile); err != nil {
+				// Without the path: it may be the token itself, given in the wrong place.
+				return nil, usagef("--token-file cannot be read (%w); it wants the file that holds the token", withoutPath(err))
 			}
-			return cl, nil
 		}
-		token, err := os.ReadFile(tokenFile)
-		if err != nil {
-			// Without the path: it may be the token itself, given in the wrong place.
-			return nil, usagef("--token-file cannot be read (%w); it wants the file that holds the token", withoutPath(err))
-		}
-		cfg.Token = strings.TrimSpace(string(token))
-		if strings.ContainsAny(cfg.Token, " \r\n\t") {
-			return nil, usagef("--token-file holds more than one token")
-		}
+		cfg.TokenFile = tokenFile
 		cl, err := client.New(cfg)
 		if err != nil {
 			return nil, usageError{err}

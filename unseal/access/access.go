@@ -382,6 +382,11 @@ func (a Access) Key(k manifest.Key) Decision {
 	})
 }
 
+// All reports that every key is allowed, existing or not.
+func (a Access) All() bool {
+	return a.broken == "" && len(a.deny) == 0 && slices.ContainsFunc(a.allow, func(r *rule) bool { return r.keys == nil })
+}
+
 // Any decides whether some key could be allowed: an allow applies, and no deny
 // covers all keys or every key that is allowed.
 func (a Access) Any() Decision {

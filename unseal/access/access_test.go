@@ -159,7 +159,11 @@ func TestDecisions(t *testing.T) {
 	}
 	for _, c := range cases {
 		part := strings.Split(c.what, "/")
-		d := c.policy.Read(c.who, scope(part[0]), name(part[1]), now).Key(key(part[2]))
+		may := c.policy.Read(c.who, scope(part[0]), name(part[1]), now)
+		d := may.Key(key(part[2]))
+		if may.All() && !d.Allowed {
+			t.Errorf("%s: all keys are allowed, but this one is not", c.name)
+		}
 		if d.Reason != c.want || d.Allowed != (c.want == access.Granted) {
 			t.Errorf("%s: %+v, want %s", c.name, d, c.want)
 		}
@@ -189,6 +193,9 @@ func TestAnyAndList(t *testing.T) {
 		id := identity(c.who)
 		if d := pol.Read(id, scope("orders"), name("db"), now).Any(); d.Allowed != c.any {
 			t.Errorf("%s: Any = %+v", c.who, d)
+		}
+		if all := pol.Read(id, scope("orders"), name("db"), now).All(); all != (c.who == "hidden") {
+			t.Errorf("%s: All = %v", c.who, all)
 		}
 		if d := pol.List(id, scope("orders"), name("db"), now); d.Allowed != c.list {
 			t.Errorf("%s: List = %+v", c.who, d)

@@ -1,7 +1,9 @@
 // Package client reads secrets from an agent.
 //
-// Most callers need [New] and [Client.Secret] or [Client.Key]. It keeps nothing:
-// each call asks the agent.
+// Most callers need [New] and then [Client.Secret] or [Client.Key], which ask the agent
+// each time; [Client.Batch] reads several secrets from one commit. A program that runs
+// on follows its secrets with [Client.Watch], or has a [Cache] do it. Package clienttest
+// has an agent for tests. Nothing here writes a value anywhere.
 package client
 
 import (
@@ -37,6 +39,11 @@ var (
 	// ErrBehind: the agent has not applied the commit that was asked for, or its
 	// branch was moved by force.
 	ErrBehind = errors.New("not at that commit")
+	// ErrRefused: the agent refuses all reads of a workspace, because its grants are
+	// broken or two repositories claim it. It says nothing of this caller's right.
+	ErrRefused = errors.New("all reads of this workspace are refused")
+	// ErrNothingNewer: the agent serves the commit of Client.After still.
+	ErrNothingNewer = errors.New("nothing newer is served")
 	// ErrNothingWaits: nothing waits for approval at that commit.
 	ErrNothingWaits = errors.New("nothing waits for approval at that commit")
 	// ErrUnauthenticated: the token is missing, unknown or expired.
@@ -46,8 +53,10 @@ var (
 // Config says which agent to ask, and as whom.
 type Config struct {
 	Server string // https://host:port; http:// for loopback only
-	Token  string
-	CAFile string // PEM; "" means the system's roots
+	// Token is sent as it is. TokenFile holds one instead, and is read again when it
+	// changes, and when the agent takes its token no more.
+	Token, TokenFile string
+	CAFile           string // PEM; "" means the system's roots
 	// CertFile and KeyFile are a client certificate (PEM), read again at each
 	// handshake. With one, a token is not needed.
 	CertFile, KeyFile string
@@ -60,9 +69,12 @@ type Client struct {
 	// to Wait for it (at most 50 s), and else ErrBehind comes.
 	NotBefore string
 	Wait      time.Duration
+	// After is a commit than which an answer must be newer ("" for any). The agent
+	// waits for it too, and else ErrNothingNewer comes.
+	After string
 
 	base  string
-	token string
+	token *token
 	http  *http.Client
 }
 
@@ -103,9 +115,13 @@ func New(cfg Config) (*Client, error) {
 		}
 		tlsConfig.GetClientCertificate = load
 	}
-	return &Client{base: u.Scheme + "://" + u.Host, token: cfg.Token, http: &http.Client{
+	token, err := newToken(cfg.Token, cfg.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{base: u.Scheme + "://" + u.Host, token: token, http: &http.Client{
 		Timeout:   time.Minute,
-		Transport: &http.Transport{TLSClientConfig: tlsConfig, Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64},
+		Transport: &http.Transport{TLSClientConfig: tlsConfig, Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, MaxResponseHeaderBytes: 64 << 10},
 		// A redirect would carry the token elsewhere; the API has none.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -156,6 +172,10 @@ func (c *Client) getJSON(ctx context.Context, path string, out any) error {
 	if err != nil {
 		return err
 	}
+	return c.decode(body, out)
+}
+
+func (c *Client) decode(body []byte, out any) error {
 	if json.Unmarshal(body, out) != nil {
 		// Without json's own text, which can quote the answer.
 		return fmt.Errorf("%s: the answer is not an agent's", c.base)
@@ -164,9 +184,6 @@ func (c *Client) getJSON(ctx context.Context, path string, out any) error {
 }
 
 func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
-	if c.NotBefore != "" && c.Wait > 0 {
-		path += "?wait=" + c.Wait.String()
-	}
 	return c.ask(ctx, http.MethodGet, path, nil)
 }
 
@@ -185,39 +202,170 @@ func (c *Client) Approve(ctx context.Context, commit string) error {
 	return err
 }
 
+// Item names a secret: every key of it that the caller may read, or these keys.
+type Item struct {
+	Workspace manifest.Workspace
+	Name      manifest.Name
+	Keys      []manifest.Key
+}
+
+func (i Item) String() string { return i.Workspace.String() + "/" + i.Name.String() }
+
+// Result is a secret, or why there is none: ErrDenied, ErrNotFound or ErrRefused.
+type Result struct {
+	Secret serve.SecretJSON
+	Err    error
+}
+
+// Batch reads several secrets (at most 100), of one repository all from one commit. The
+// results are in the order of the items; the error is of the whole request.
+func (c *Client) Batch(ctx context.Context, items []Item) ([]Result, error) {
+	got, err := c.batch(ctx, items, condition{notBefore: c.NotBefore, wait: c.Wait})
+	return got.results, err
+}
+
+// batch is what one request for several secrets gave.
+type batch struct {
+	results    []Result // nil: the caller has them (condition.tag)
+	tag        string
+	generation string // "" where the secrets are of several repositories, or none may be read
+}
+
+func (c *Client) batch(ctx context.Context, items []Item, cond condition) (batch, error) {
+	var in serve.BatchJSON
+	for _, i := range items {
+		item := serve.ItemJSON{Workspace: i.Workspace.String(), Name: i.Name.String()}
+		for _, k := range i.Keys {
+			item.Keys = append(item.Keys, k.String())
+		}
+		in.Secrets = append(in.Secrets, item)
+	}
+	send, err := json.Marshal(in)
+	if err != nil {
+		return batch{}, err
+	}
+	body, header, err := c.send(ctx, http.MethodPost, "/v1/read", send, cond)
+	out := batch{tag: header.Get("ETag"), generation: header.Get("Sealward-Generation")}
+	if errors.Is(err, errSame) {
+		return out, nil
+	}
+	var got serve.BatchAnswerJSON
+	if err == nil {
+		err = c.decode(body, &got)
+	}
+	if err != nil {
+		return batch{}, err
+	}
+	if len(got.Secrets) != len(items) {
+		return batch{}, fmt.Errorf("%s: the answer is not an agent's", c.base)
+	}
+	for i, r := range got.Secrets {
+		res := Result{}
+		switch {
+		case r.Secret != nil && r.Secret.Name != items[i].Name.String():
+			return batch{}, fmt.Errorf("%s: the answer is of another secret", c.base)
+		case r.Status == http.StatusOK && r.Secret != nil:
+			res.Secret = *r.Secret
+		case r.Code == "policy-broken", r.Code == "contested":
+			res.Err = fmt.Errorf("%w (%s)", ErrRefused, r.Code)
+		case r.Status == http.StatusNotFound:
+			res.Err = ErrNotFound
+		default:
+			res.Err = ErrDenied
+		}
+		out.results = append(out.results, res)
+	}
+	return out, nil
+}
+
+// condition of an answer; the zero one wants any.
+type condition struct {
+	tag       string        // what the caller has already
+	notBefore string        // the oldest commit
+	after     string        // a commit that is older
+	wait      time.Duration // for another answer, or that commit
+}
+
+// errSame: the caller has what it would get.
+var errSame = errors.New("nothing else is there")
+
 func (c *Client) ask(ctx context.Context, method, path string, send []byte) ([]byte, error) {
+	cond := condition{notBefore: c.NotBefore, after: c.After, wait: c.Wait}
+	if method != http.MethodGet {
+		cond.after = ""
+	}
+	body, _, err := c.send(ctx, method, path, send, cond)
+	if errors.Is(err, errSame) {
+		err = ErrNothingNewer
+	}
+	return body, err
+}
+
+// send asks once, and once more with a newer token where the agent takes the old one
+// no more.
+func (c *Client) send(ctx context.Context, method, path string, send []byte, cond condition) ([]byte, http.Header, error) {
+	query := url.Values{}
+	if cond.after != "" {
+		query.Set("after", cond.after)
+	}
+	if cond.wait > 0 && (cond.notBefore != "" || cond.tag != "" || cond.after != "") {
+		query.Set("wait", cond.wait.String())
+	}
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	bearer, err := c.token.current()
+	if err != nil {
+		return nil, nil, err
+	}
+	body, header, err := c.once(ctx, method, path, send, cond, bearer)
+	if errors.Is(err, ErrUnauthenticated) {
+		if newer, ok := c.token.newer(bearer); ok {
+			return c.once(ctx, method, path, send, cond, newer)
+		}
+	}
+	return body, header, err
+}
+
+func (c *Client) once(ctx context.Context, method, path string, send []byte, cond condition, bearer string) ([]byte, http.Header, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(send))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
 	}
-	if c.NotBefore != "" {
-		req.Header.Set("If-Commit-Not-Before", c.NotBefore)
+	if cond.notBefore != "" {
+		req.Header.Set("If-Commit-Not-Before", cond.notBefore)
+	}
+	if cond.tag != "" {
+		req.Header.Set("If-None-Match", cond.tag)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var unknown x509.UnknownAuthorityError
 		if errors.As(err, &unknown) {
-			return nil, fmt.Errorf("%s: the server's certificate is of an unknown authority; name its CA with --ca-file", c.base)
+			return nil, nil, fmt.Errorf("%s: the server's certificate is of an unknown authority; name its CA with --ca-file", c.base)
 		}
-		return nil, fmt.Errorf("%s cannot be reached: %w", c.base, errors.Unwrap(err))
+		return nil, nil, fmt.Errorf("%s cannot be reached: %w", c.base, errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: the answer was cut: %w", c.base, err)
+		return nil, nil, fmt.Errorf("%s: the answer was cut: %w", c.base, err)
 	}
 	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("%s: the answer is larger than %d MiB", c.base, maxAnswer>>20)
+		return nil, nil, fmt.Errorf("%s: the answer is larger than %d MiB", c.base, maxAnswer>>20)
 	}
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusAccepted {
-		return body, nil
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusAccepted:
+		return body, resp.Header, nil
+	case http.StatusNotModified:
+		return nil, resp.Header, errSame
 	}
 	var e serve.ErrorJSON
 	if json.Unmarshal(body, &e) != nil || e.Error.Message == "" {
-		return nil, fmt.Errorf("%s answered %s, which is not an agent's answer", c.base, resp.Status)
+		return nil, nil, fmt.Errorf("%s answered %s, which is not an agent's answer", c.base, resp.Status)
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
@@ -227,11 +375,17 @@ func (c *Client) ask(ctx context.Context, method, path string, send []byte) ([]b
 	case http.StatusNotFound:
 		err = ErrNotFound
 	case http.StatusConflict:
-		if err = ErrBehind; e.Error.Code == "nothing-waits" {
-			return nil, ErrNothingWaits
+		switch err = ErrBehind; e.Error.Code {
+		case "nothing-waits":
+			return nil, nil, ErrNothingWaits
+		case "incomparable":
+			err = errApart
 		}
 	default:
 		err = errors.New(strings.ToLower(http.StatusText(resp.StatusCode)))
 	}
-	return nil, fmt.Errorf("%w: %s", err, e.Error.Message)
+	return nil, nil, fmt.Errorf("%w: %s", err, e.Error.Message)
 }
+
+// errApart is the ErrBehind of a branch that was moved by force.
+var errApart = fmt.Errorf("%w", ErrBehind)

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -142,5 +143,39 @@ func TestWhereATokenIsSent(t *testing.T) {
 	name, _ := manifest.ParseName("db")
 	if _, err := c.Secret(context.Background(), ws, name); err == nil || stolen {
 		t.Errorf("redirect: %v, stolen %v", err, stolen)
+	}
+}
+
+// A client certificate is shown when the server asks for one, and read again.
+func TestClientCertificate(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := certificate(t, dir, 2)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte(`{"version":"` + r.TLS.PeerCertificates[0].SerialNumber.String() + r.Header.Get("Authorization") + `"}`))
+	}))
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.StartTLS()
+	defer server.Close()
+	serverCert := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(serverCert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(client.Config{Server: server.URL, CAFile: serverCert, CertFile: cert, KeyFile: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, serial := range []string{"2", "3"} {
+		status, err := c.Status(t.Context())
+		if err != nil || status.Version != serial {
+			t.Errorf("certificate %s: %q, %v", serial, status.Version, err)
+		}
+		certificate(t, dir, 3)
+		server.CloseClientConnections()
+	}
+	if c, err := client.New(client.Config{Server: server.URL, CAFile: serverCert, Token: "t"}); err != nil {
+		t.Fatal(err)
+	} else if _, err := c.Status(t.Context()); err == nil {
+		t.Error("the server took no certificate for one")
 	}
 }

@@ -83,18 +83,22 @@ func (s *server) judge(r *request, snapshot *unseal.Snapshot, f fresh) (verdict,
 	return newEnough, nil
 }
 
-// settle makes the request's snapshot one that is as new as the caller asks, and
-// waits for it if it may. allowed is asked first, and again after the wait: a
-// caller that may not read learns nothing of commits, and one whose right ended
-// while it waited gets the denial. It reports whether the caller goes on; else it
-// has answered.
-func (s *server) settle(w http.ResponseWriter, r *request, allowed func() bool) bool {
+// settle makes the request's view one that is as new as the caller asks, and waits
+// for it if it may. known gives the snapshots of what the caller may read, in the
+// view that it has now; it is asked first, and again after the wait: a caller that may
+// not read learns nothing of commits, and one whose right ended while it waited gets
+// the denial. same reports that the caller has what it would get (If-None-Match): then
+// too it waits, until something else is there or the wait is over. It reports whether
+// the caller goes on; else it has answered.
+func (s *server) settle(w http.ResponseWriter, r *request, known func() []*unseal.Snapshot, same func() bool) bool {
 	f, err := parseFresh(r.Request)
 	if err != nil {
 		writeError(w, http.StatusBadRequest, "bad-request", err.Error())
 		return false
 	}
-	if f.notBefore == "" && f.after == "" || s.Follower == nil {
+	named := (f.notBefore != "" || f.after != "") && s.Follower != nil
+	awaits := same != nil && f.wait > 0 && r.Header.Get("If-None-Match") != ""
+	if !named && !awaits {
 		return true
 	}
 	var timeout <-chan time.Time
@@ -104,18 +108,28 @@ func (s *server) settle(w http.ResponseWriter, r *request, allowed func() bool) 
 		if !s.renew(w, r) {
 			return false
 		}
-		if r.snapshot == nil || !allowed() {
+		snapshots := known()
+		if len(snapshots) == 0 {
 			return true // to the denial that everybody gets
 		}
-		v, err := s.judge(r, r.snapshot, f)
-		if err != nil {
-			s.Log.Error("two commits cannot be compared", "error", err)
-			writeError(w, http.StatusServiceUnavailable, "unknown", "whether the commit is older or newer cannot be told; see the agent's log")
-			return false
+		v := newEnough
+		for _, snapshot := range snapshots {
+			if !named {
+				break
+			}
+			of, err := s.judge(r, snapshot, f)
+			if err != nil {
+				s.Log.Error("two commits cannot be compared", "error", err)
+				writeError(w, http.StatusServiceUnavailable, "unknown", "whether the commit is older or newer cannot be told; see the agent's log")
+				return false
+			}
+			v = max(v, of)
 		}
-		w.Header().Set("Sealward-Generation", r.snapshot.Commit)
+		if len(snapshots) == 1 {
+			w.Header().Set("Sealward-Generation", snapshots[0].Commit)
+		}
 		switch {
-		case v == newEnough:
+		case v == newEnough && (expired || !awaits || !same()):
 			return true
 		case v == apart:
 			writeError(w, http.StatusConflict, "incomparable", "the served commit and the named one do not contain each other: the branch was moved by force")
@@ -141,9 +155,11 @@ func (s *server) settle(w http.ResponseWriter, r *request, allowed func() bool) 
 			timer := time.NewTimer(f.wait)
 			defer timer.Stop()
 			timeout = timer.C
-			s.Follower.Look()
+			if v != newEnough { // a newer commit is asked for by name
+				s.Follower.Look()
+			}
 		}
-		r.snapshot, r.view = nil, nil // not held while waiting
+		snapshots, r.snapshot, r.view = nil, nil, nil // not held while waiting
 		select {
 		case <-changed:
 		case <-timeout:

@@ -7,6 +7,7 @@ package serve
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,6 +87,7 @@ type server struct {
 	addresses  *limiter
 	denials    *limiter
 	waits      waits
+	tagKey     []byte // of ETags
 	started    time.Time
 	browser    *browser
 }
@@ -100,6 +102,8 @@ func New(cfg Config) http.Handler {
 	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 1_000), cfg.Now)
 	s.denials = newLimiter(orDefault(cfg.Limits.Denials, 50), cfg.Now)
 	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
+	s.tagKey = make([]byte, 32)
+	_, _ = rand.Read(s.tagKey) // never fails
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
@@ -108,6 +112,7 @@ func New(cfg Config) http.Handler {
 		mux.HandleFunc("GET "+base+"/{name}", s.authenticated(s.readSecret))
 		mux.HandleFunc("GET "+base+"/{name}/keys/{key}", s.authenticated(s.readKey))
 	}
+	mux.HandleFunc("POST /v1/read", s.authenticated(s.readBatch))
 	mux.HandleFunc("GET /v1/status", s.authenticated(s.status))
 	mux.HandleFunc("GET /v1/whoami", s.authenticated(s.whoami))
 	mux.HandleFunc("POST /v1/sync", s.operator(audit.Sync, s.sync))
@@ -311,28 +316,18 @@ func (s *server) answer(w http.ResponseWriter, r *request, rec audit.Record) boo
 		return false
 	}
 	if err := s.append(r, rec); err != nil {
-		writeError(w, http.StatusServiceUnavailable, "audit-unavailable", "the audit log cannot be written, so nothing is served; tell the operator")
+		unrecorded(w)
 		return false
 	}
 	switch rec.Status {
-	case http.StatusOK, http.StatusAccepted:
+	case http.StatusOK, http.StatusAccepted, http.StatusNotModified, http.StatusNotAcceptable:
 		return true
 	case http.StatusConflict:
 		s.refuseApproval(w)
-	case http.StatusNotFound:
-		writeError(w, rec.Status, "not-found", "there is no such secret or key")
-	default:
-		if rec.Reason == string(access.PolicyBroken) {
-			writeError(w, rec.Status, "policy-broken", "the grants of this workspace are broken, so all its reads are refused; the agent's log names the file")
-			return false
-		}
-		if rec.Reason == string(access.Contested) {
-			writeError(w, rec.Status, "contested", "several repositories claim this workspace, so all its reads are refused; the agent's status names them")
-			return false
-		}
-		// The same for a secret that is not there and one that is not permitted.
-		writeError(w, rec.Status, "denied", "no grant allows this, or there is no such secret")
+		return false
 	}
+	code, message := refusal(rec)
+	writeError(w, rec.Status, code, message)
 	return false
 }
 
@@ -373,47 +368,6 @@ func (s *server) snapshotReady(w http.ResponseWriter, r *request, event audit.Ev
 	return false
 }
 
-func (s *server) readKey(w http.ResponseWriter, r *request) {
-	decide := func() access.Decision {
-		if !r.valid {
-			return access.Decision{Reason: access.NoGrant}
-		}
-		return r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now).Key(r.key)
-	}
-	if !s.settle(w, r, func() bool { return decide().Allowed }) || !s.snapshotReady(w, r, audit.Read) {
-		return
-	}
-	d := decide()
-	if !d.Allowed {
-		s.answer(w, r, r.record(audit.Read, d, http.StatusForbidden))
-		return
-	}
-	part, value := find(r)
-	if part == nil {
-		s.answer(w, r, r.record(audit.Read, d, http.StatusNotFound))
-		return
-	}
-	rec := r.record(audit.Read, d, http.StatusOK)
-	recordContent(&rec, []*unseal.Record{part})
-	if !s.answer(w, r, rec) {
-		return
-	}
-	h, p := w.Header(), part.Good.Provenance
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Sealward-Generation", r.snapshot.Commit)
-	h.Set("Sealward-Commit", p.Commit)
-	h.Set("Sealward-Path", p.Path)
-	h.Set("Sealward-Blob", p.Blob)
-	h.Set("Sealward-Author", headerText(p.Author))
-	if p.Signer != "" {
-		h.Set("Sealward-Signer", headerText(p.Signer))
-	}
-	if part.Stale() {
-		h.Set("Sealward-Stale-Since", part.Failure.Since.UTC().Format(time.RFC3339))
-	}
-	_, _ = w.Write(value.Data)
-}
-
 // headerText keeps names of people printable: a header is one line of bytes.
 func headerText(s string) string {
 	return strings.Map(func(c rune) rune {
@@ -424,21 +378,6 @@ func headerText(s string) string {
 	}, s)
 }
 
-func find(r *request) (*unseal.Record, *unseal.Value) {
-	sec, ok := r.snapshot.Secret(r.workspace, r.name, r.now)
-	if !ok {
-		return nil, nil
-	}
-	for _, part := range sec.Parts {
-		for i, v := range part.Good.Values {
-			if v.Key == r.key.String() {
-				return part, &part.Good.Values[i]
-			}
-		}
-	}
-	return nil, nil
-}
-
 // SecretJSON is the answer to reading one secret.
 type SecretJSON struct {
 	Metadata
@@ -446,6 +385,12 @@ type SecretJSON struct {
 	BinaryData map[string][]byte `json:"binaryData,omitempty"` // base64
 	Provenance []ProvenanceJSON  `json:"provenance"`
 }
+
+// String hides the values from every way of printing that asks for a string.
+func (s SecretJSON) String() string { return s.Workspace + "/" + s.Name + " (values hidden)" }
+
+// GoString is String, for %#v.
+func (s SecretJSON) GoString() string { return s.String() }
 
 // Metadata of a secret: everything but keys and values.
 type Metadata struct {
@@ -492,62 +437,6 @@ func metadata(snapshot *unseal.Snapshot, sec *unseal.Secret) Metadata {
 	return m
 }
 
-func (s *server) readSecret(w http.ResponseWriter, r *request) {
-	decide := func() (may access.Access) {
-		if r.valid {
-			may = r.snapshot.Policy.Read(r.caller.Identity, r.workspace, r.name, r.now)
-		}
-		return may
-	}
-	if !s.settle(w, r, func() bool { return decide().Any().Allowed }) || !s.snapshotReady(w, r, audit.Read) {
-		return
-	}
-	may := decide()
-	d := may.Any()
-	if !d.Allowed {
-		s.answer(w, r, r.record(audit.Read, d, http.StatusForbidden))
-		return
-	}
-	sec, ok := r.snapshot.Secret(r.workspace, r.name, r.now)
-	rec := r.record(audit.Read, d, http.StatusOK)
-	var out SecretJSON
-	var given []*unseal.Record
-	if ok {
-		out = SecretJSON{Metadata: metadata(r.snapshot, sec), Data: map[string]string{}, BinaryData: map[string][]byte{}}
-		for _, part := range sec.Parts {
-			from := part.Good.Provenance
-			p := ProvenanceJSON{Path: from.Path, Blob: from.Blob, Commit: from.Commit, Author: from.Author, Time: from.Time, Signer: from.Signer}
-			for _, v := range part.Good.Values {
-				key, err := manifest.ParseKey(v.Key)
-				if err != nil || !may.Key(key).Allowed {
-					continue
-				}
-				p.Keys = append(p.Keys, v.Key)
-				if v.Binary {
-					out.BinaryData[v.Key] = v.Data
-				} else {
-					out.Data[v.Key] = string(v.Data)
-				}
-			}
-			if len(p.Keys) > 0 {
-				out.Provenance = append(out.Provenance, p)
-				rec.Keys = append(rec.Keys, p.Keys...)
-				given = append(given, part)
-			}
-		}
-	}
-	if len(out.Provenance) == 0 {
-		// No such secret, or none of its keys is the caller's: the same answer.
-		s.answer(w, r, r.record(audit.Read, d, http.StatusNotFound))
-		return
-	}
-	recordContent(&rec, given)
-	if s.answer(w, r, rec) {
-		w.Header().Set("Sealward-Generation", r.snapshot.Commit)
-		writeJSON(w, out)
-	}
-}
-
 // ListJSON is the answer to listing a workspace.
 type ListJSON struct {
 	Generation string     `json:"generation"`
@@ -561,7 +450,13 @@ func (s *server) list(w http.ResponseWriter, r *request) {
 		}
 		return r.snapshot.Policy.MayList(r.caller.Identity, r.workspace, r.now)
 	}
-	if !s.settle(w, r, func() bool { return decide().Allowed }) || !s.snapshotReady(w, r, audit.List) {
+	known := func() []*unseal.Snapshot {
+		if !decide().Allowed {
+			return nil
+		}
+		return []*unseal.Snapshot{r.snapshot}
+	}
+	if !s.settle(w, r, known, nil) || !s.snapshotReady(w, r, audit.List) {
 		return
 	}
 	d := decide()
