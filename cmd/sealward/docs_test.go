@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +46,7 @@ func TestDocs(t *testing.T) {
 			for _, m := range shBlock.FindAllStringSubmatch(string(text), -1) {
 				script.WriteString(m[1])
 			}
+			commands := freePorts(t, script.String())
 			dir := t.TempDir()
 			config := filepath.Join(dir, ".gitconfig")
 			if err := os.WriteFile(config, []byte("[user]\n\tname = dana\n\temail = dana@example.com\n[init]\n\tdefaultBranch = main\n"), 0o600); err != nil {
@@ -53,7 +55,7 @@ func TestDocs(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
 			// What a page starts must not outlive it, whatever happens in between.
-			cmd := exec.CommandContext(ctx, "bash", "-euc", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"+script.String())
+			cmd := exec.CommandContext(ctx, "bash", "-euc", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"+commands)
 			cmd.Dir = dir
 			cmd.WaitDelay = 5 * time.Second
 			cmd.Env = append(os.Environ(), "HOME="+dir, "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+bin, "GIT_CONFIG_GLOBAL="+config, "GIT_CONFIG_NOSYSTEM=1")
@@ -69,6 +71,26 @@ func TestDocs(t *testing.T) {
 			}
 		})
 	}
+}
+
+var pagePort = regexp.MustCompile(`127\.0\.0\.1:84(?:2[1-9]|[3-9]\d)`)
+
+// freePorts puts ports that nobody has in the place of those of a page; 8420, the
+// default, stays.
+func freePorts(t *testing.T, script string) string {
+	t.Helper()
+	free := map[string]string{}
+	return pagePort.ReplaceAllStringFunc(script, func(address string) string {
+		if free[address] == "" {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			free[address] = l.Addr().String()
+			l.Close()
+		}
+		return free[address]
+	})
 }
 
 var logLine = regexp.MustCompile("(?m)^\\| (?:info|warn|error) \\| `([^`]+)` \\|")
