@@ -4,7 +4,7 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// noCoreDumps keeps what the agent has in memory out of files that a crash writes.
+// noCoreDumps keeps what the program has in memory out of files that a crash writes.
 func noCoreDumps() error {
 	return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }

@@ -58,6 +58,9 @@ the start, what stands in DIR stays until it can, and at most for --max-stale.`,
 			if !inMemory(o.dir) {
 				fmt.Fprintf(a.Err, "warning: %s is not in memory, so the values reach a disk; a tmpfs is better\n", clean(o.dir))
 			}
+			if err := noCoreDumps(); err != nil {
+				fmt.Fprintln(a.Err, "warning: core dumps cannot be switched off:", err)
+			}
 			return a.render(c.Context(), cl, folder, uses, o)
 		},
 	}

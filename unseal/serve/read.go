@@ -301,8 +301,9 @@ func (s *server) readForm(w http.ResponseWriter, r *request, form string, keys [
 			err = fmt.Errorf("it has several keys: %w; name one (…/keys/KEY)", unseal.ErrForm)
 		}
 	}
-	if err != nil {
+	if err != nil { // no content is given
 		rec.Status = http.StatusNotAcceptable
+		rec.Path, rec.Blob, rec.Parts = "", "", nil
 	}
 	if !s.answer(w, r, rec) {
 		return

@@ -118,7 +118,7 @@ func TestForms(t *testing.T) {
 			t.Errorf("%s as %s: %d %q", c.name, c.form, w.Code, w.Body)
 		}
 		rec := b.audit.take()
-		if c.code == 400 && len(rec) != 0 || c.code != 400 && (len(rec) != 1 || rec[0].Status != c.code || rec[0].Decision != audit.Allow) {
+		if c.code == 400 && len(rec) != 0 || c.code != 400 && (len(rec) != 1 || rec[0].Status != c.code || rec[0].Decision != audit.Allow || c.code == 406 && rec[0].Path+rec[0].Blob != "") {
 			t.Errorf("%s as %s: recorded %+v", c.name, c.form, rec)
 		}
 		if w.Code == 200 && (w.Header().Get("Sealward-Blob") == "" && c.name == "db" || w.Header().Get("Sealward-Signer") != "SHA256:key" || w.Header().Get("Sealward-Generation") != commit) {
