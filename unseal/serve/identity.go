@@ -88,7 +88,7 @@ func (i Identities) bearer(r *http.Request, token string, now time.Time) (Caller
 		// One of another agent: not for the API server's eyes.
 		return Caller{}, &AuthError{audit.UnknownToken}
 	case i.Kubernetes != nil:
-		return i.Kubernetes.authenticate(r.Context(), token, host(r), now)
+		return i.Kubernetes.authenticate(r.Context(), token, limitedAs(host(r)), now)
 	case isJWT && len(i.Issuers) > 0:
 		return Caller{}, &AuthError{audit.WrongIssuer}
 	case isJWT:
