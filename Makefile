@@ -83,9 +83,9 @@ soak:
 cluster: $(TOOLS)/etcd $(TOOLS)/kube-apiserver
 	$(GO) test -race -tags cluster -run TestRealAPIServer -v ./unseal/serve
 $(TOOLS)/etcd: test/cluster/go.mod
-	$(GO) -C test/cluster build -mod=mod -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
+	$(GO) -C test/cluster build -mod=mod -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
 $(TOOLS)/kube-apiserver: test/cluster/go.mod
-	$(GO) -C test/cluster build -mod=mod -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kube-apiserver
+	$(GO) -C test/cluster build -mod=mod -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kube-apiserver
 
 bench: tools
 	$(GO) test -run '^$$' -bench 'Binding|Open' ./seal ./unseal

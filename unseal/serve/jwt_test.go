@@ -516,6 +516,10 @@ func TestJWKSFile(t *testing.T) {
 	expect("a short RSA key", by("RS256", "weak", weak), 401)
 	expect("the symmetric key", by("HS256", "hs", []byte("a-symmetric-key-0123456789abcdef")), 401)
 	expect("not in the file", by("RS256", "rs", rs), 401)
+	pinned := public("rs", rs)
+	pinned.Algorithm = "PS256"
+	write(t, file, set(pinned))
+	expect("a key for another algorithm", by("RS256", "rs", rs), 401)
 	write(t, file, set(public("rs", rs)))
 	expect("added", by("RS256", "rs", rs), 200)
 	expect("removed", by("ES256", "es", es), 401)
