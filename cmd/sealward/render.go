@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -142,6 +143,7 @@ func (a *app) render(ctx context.Context, cl *client.Client, folder *workload.Fo
 	}
 	known := false
 	var there map[string][]byte
+	var last []client.Entry // that could be written
 	said := map[string]string{}
 	for {
 		select {
@@ -171,11 +173,33 @@ func (a *app) render(ctx context.Context, cl *client.Client, folder *workload.Fo
 				}
 			}
 			var err error
-			if there, err = write(folder, uses, entries, there, a.Now()); err != nil {
+			if there, err = write(folder, uses, entries, there, a.Now()); err == nil {
+				last = entries
+				continue
+			}
+			fmt.Fprintln(a.Err, "sealward: what changed is not written:", clean(err.Error()))
+			// What was taken away goes all the same.
+			if last == nil {
+				continue
+			}
+			if there, err = write(folder, uses, withoutChanges(last, entries), there, a.Now()); err != nil {
 				fmt.Fprintln(a.Err, "sealward: the files stay as they are:", clean(err.Error()))
 			}
 		}
 	}
+}
+
+// withoutChanges keeps the values of last that are still given.
+func withoutChanges(last, now []client.Entry) []client.Entry {
+	out := slices.Clone(now)
+	for i := range out {
+		if out[i].Ok() && last[i].Ok() {
+			out[i].Secret = last[i].Secret
+		} else if out[i].Ok() {
+			out[i] = last[i]
+		}
+	}
+	return out
 }
 
 // write writes the files of a state where they differ from those that are there, and
