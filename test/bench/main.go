@@ -54,6 +54,7 @@ var sections = []section{
 	{"sync", (*bench).sync, false},
 	{"scale", (*bench).scale, true},
 	{"read", (*bench).reads, false},
+	{"revoke", (*bench).revoke, true},
 	{"review", (*bench).review, false},
 	{"kustomize", (*bench).kustomize, false},
 }
@@ -74,7 +75,7 @@ func run(ctx context.Context) (err error) {
 	var child, peak bool
 	flag.IntVar(&b.n, "n", 10_000, "manifests of the generated repository")
 	flag.DurationVar(&b.time, "time", 3*time.Second, "how long each kind of read is measured")
-	flag.StringVar(&only, "only", "", "run only these sections, separated by commas: seal, sync, scale, read, review, kustomize")
+	flag.StringVar(&only, "only", "", "run only these sections, separated by commas: seal, sync, scale, read, revoke, review, kustomize")
 	flag.StringVar(&dir, "dir", os.TempDir(), "folder for the temporary files; its disk decides what a sync to disk costs")
 	flag.BoolVar(&child, "child", false, "for the bench itself: be the agent that it measures")
 	flag.BoolVar(&peak, "peak", false, "for the bench itself: run a command and print how much memory it had")
