@@ -46,7 +46,9 @@ type options struct {
 	audit  string // file; beside the state folder when empty
 	more   string // further lines of the settings
 	sample int    // of the readers
-	plain  bool   // the program without the race detector
+	// unguarded: many removals at once are meant, as when commits pile up.
+	unguarded bool
+	plain     bool // the program without the race detector
 	// timeout of the source; 2s when zero, so that a remote which is silent is
 	// noticed soon
 	timeout time.Duration
@@ -350,6 +352,9 @@ func newWorld(t *testing.T, secrets int, o options) *world {
 	w.remote = newRemote(t, filepath.Join(dir, "git"), seed)
 	if o.source == "" {
 		o.source = w.settings(dir, o.timeout)
+		if o.unguarded {
+			o.source = strings.TrimSuffix(o.source, "}\n") + ", removalGuard: {percent: 100}}\n"
+		}
 	}
 	w.options = o
 	token := newToken(t, dir)

@@ -69,8 +69,11 @@ func TestStoreDamaged(t *testing.T) {
 		w.set(reset, 0)
 		w.agent.start()
 		w.stays(commit)
-		if strings.Contains(w.agent.log(), "moved aside") {
-			aside++
+		log := w.agent.log()
+		for _, said := range []string{"moved aside", "kept aside"} { // a damaged key looks like another one's
+			if strings.Contains(log, said) {
+				aside++
+			}
 		}
 		w.set(none, 0)
 		w.repo.change(5)

@@ -12,7 +12,7 @@ import (
 // a later one, whole. With the remote it catches up.
 func TestKilledWhileSyncing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 20, options{})
+	w := newWorld(t, 20, options{unguarded: true})
 	w.agent.start()
 	w.settled()
 	stop := w.reading()
