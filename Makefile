@@ -4,7 +4,7 @@
 # make browser  the status page in Chromium; part of make test
 # make screenshots     the pictures of docs/images, from that test
 # make soak     random commits, faults and reads around an agent for SOAK (docs/reliability.md)
-# make cluster  TokenReview by a real kube-apiserver, which is built first (some minutes)
+# make control-plane   kube-apiserver, etcd and kubectl, which tests of a cluster need (some minutes)
 # make bench    the figures of docs/benchmarks.md
 # make bench-scale     those of up to 100,000 manifests, some three minutes
 # make lint     formatting, vet, the direction of imports
@@ -18,9 +18,10 @@ TOOLS    := bin/tools
 SOPS     := v3.13.3
 AGE      := v1.3.1
 KUSTOMIZE := v5.8.1
+KUBE_VERSION := -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: build demo test check browser chromium screenshots soak cluster bench bench-scale lint fuzz tools cross clean
+.PHONY: build demo test check browser chromium screenshots soak control-plane bench bench-scale lint fuzz tools cross clean
 
 build:
 	$(GO) build -trimpath -o bin/sealward ./cmd/sealward
@@ -31,7 +32,7 @@ demo: build
 # The real programs that tests compare with: sops, age and kustomize are built through
 # the Go module proxy, the others come from the system's packages. git comes with the
 # machine.
-tools: $(TOOLS)/sops $(TOOLS)/age $(TOOLS)/kustomize $(TOOLS)/promtool
+tools: control-plane $(TOOLS)/sops $(TOOLS)/age $(TOOLS)/kustomize $(TOOLS)/promtool
 	@for tool in gpg:gnupg ssh-keygen:openssh-client sshd:openssh-server openssl:openssl curl:curl jq:jq; do \
 		PATH="$$PATH:/usr/sbin" command -v $${tool%%:*} >/dev/null && continue; \
 		echo "installing $${tool##*:}, which the tests use"; \
@@ -79,13 +80,19 @@ chromium:
 soak:
 	$(GO) test -race -timeout 30m -v -run 'TestSoak|TestKill' ./test/faults -soak $(SOAK) -kills 200 -seed $(or $(SEED),0)
 
-# Not a part of make test: a first build of the API server takes several minutes.
-cluster: $(TOOLS)/etcd $(TOOLS)/kube-apiserver
-	$(GO) test -race -tags cluster -run TestRealAPIServer -v ./unseal/serve
+# The programs of a control plane are built through the Go module proxy. KUBEBUILDER_ASSETS
+# names a folder that has them already.
+CONTROL_PLANE := etcd kube-apiserver kubectl
+ifdef KUBEBUILDER_ASSETS
+control-plane:
+	@for p in $(CONTROL_PLANE); do test -x "$(KUBEBUILDER_ASSETS)/$$p" || { echo "KUBEBUILDER_ASSETS has no $$p"; exit 1; }; done
+else
+control-plane: $(addprefix $(TOOLS)/,$(CONTROL_PLANE))
+endif
 $(TOOLS)/etcd: test/cluster/go.mod
 	$(GO) -C test/cluster build -mod=mod -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
-$(TOOLS)/kube-apiserver: test/cluster/go.mod
-	$(GO) -C test/cluster build -mod=mod -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kube-apiserver
+$(TOOLS)/kube-apiserver $(TOOLS)/kubectl: test/cluster/go.mod
+	$(GO) -C test/cluster build -mod=mod -ldflags '-s -w $(KUBE_VERSION)' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/$(@F)
 
 bench: tools
 	$(GO) test -run '^$$' -bench 'Binding|Open' ./seal ./unseal

@@ -41,6 +41,8 @@ type Settings struct {
 	Webhook struct {
 		SecretFile string `yaml:"secretFile"`
 	} `yaml:"webhook"`
+	// Kubernetes is nil where the agent projects nothing into a cluster.
+	Kubernetes *ClusterSettings `yaml:"kubernetes"`
 }
 
 // SourceSettings says what to follow.
@@ -130,6 +132,9 @@ func ParseSettings(data []byte, dir string) (Settings, error) {
 	}
 	files := []*string{&s.Keyring, &s.State, &s.Audit.File, &s.Serve.TokensFile, &s.Serve.TLS.CertFile, &s.Serve.TLS.KeyFile, &s.Webhook.SecretFile}
 	files = append(files, s.Serve.identityFiles()...)
+	if s.Kubernetes != nil {
+		files = append(files, &s.Kubernetes.Kubeconfig)
+	}
 	for _, src := range s.all() {
 		a := &src.Auth
 		files = append(files, &a.UsernameFile, &a.PasswordFile, &a.TokenFile, &a.SSHKeyFile, &a.KnownHostsFile, &a.CAFile, &a.ProxyCredentialFile,
@@ -192,6 +197,9 @@ func (s *Settings) Check(once bool) error {
 	}
 	if l := s.Serve.Limits; l.PerIdentity < 0 || l.PerAddress < 0 || l.Denials < 0 {
 		errs = append(errs, errors.New("serve.limits are requests a second, not less than 0 (the default)"))
+	}
+	if s.Kubernetes != nil {
+		errs = append(errs, s.Kubernetes.check())
 	}
 	setDefault(&s.Serve.Listen, "127.0.0.1:8420")
 	setDefault(&s.Audit.File, filepath.Join(s.State, "audit.jsonl"))
