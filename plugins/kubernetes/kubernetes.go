@@ -90,7 +90,7 @@ type Plan struct {
 	// Keep are objects that, where they stand, are left as they are: who may read them
 	// cannot be decided now. They are neither made, nor changed, nor deleted.
 	Keep map[Key]bool
-	// KeepWorkspaces are those of which every object is to be kept like that.
+	// KeepWorkspaces are those of which every Secret is to be kept like that.
 	KeepWorkspaces map[manifest.Workspace]bool
 	// Repositories that have a snapshot. Objects of others are left alone: that nothing
 	// is known of them does not mean that they are gone.
@@ -158,6 +158,8 @@ type Report struct {
 	Pending int
 	// Problems of the plan and of the cluster, sorted by namespace, kind and name.
 	Problems []Problem
+	// Omitted counts problems that are not listed, where there are very many.
+	Omitted int
 	// Held are objects that wait with their removal for the operator's word, by repository.
 	Held map[string]int
 }
