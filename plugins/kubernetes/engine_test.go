@@ -33,14 +33,16 @@ const agentNamespace = "sealward-system"
 // account that may do what the documentation gives it, and nothing more.
 type projector struct {
 	*kubernetes.Engine
-	t      *testing.T
-	c      *kubetest.Cluster
-	ns     string
-	client client.Interface
-	calls  *calls
-	log    *lockedBuffer
-	cancel context.CancelFunc
-	done   chan struct{}
+	t  *testing.T
+	c  *kubetest.Cluster
+	ns string
+	// account is the namespace of the engine's service account.
+	account string
+	client  client.Interface
+	calls   *calls
+	log     *lockedBuffer
+	cancel  context.CancelFunc
+	done    chan struct{}
 
 	mu     sync.Mutex
 	events []kubernetes.Problem
@@ -66,9 +68,9 @@ func stoppedProjector(t *testing.T, ns string, opts ...option) *projector {
 	t.Helper()
 	c := kubetest.Need(t, cluster)
 	p := &projector{t: t, c: c, ns: ns, calls: &calls{}, log: &lockedBuffer{}}
-	account := c.Namespace(t, "agent")
-	allow(t, ns, account)
-	cfg := c.As(t, account, "sealward")
+	p.account = c.Namespace(t, "agent")
+	allow(t, ns, p.account)
+	cfg := c.As(t, p.account, "sealward")
 	cfg.Wrap(p.calls.wrap)
 	var err error
 	if p.client, err = client.NewForConfig(cfg); err != nil {
@@ -123,6 +125,16 @@ func allow(t testing.TB, ns, account string) {
 	if _, err := cluster.Client.RbacV1().RoleBindings(ns).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// clientOf talks as a service account.
+func clientOf(t testing.TB, ns, name string) client.Interface {
+	t.Helper()
+	i, err := client.NewForConfig(cluster.As(t, ns, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
 }
 
 // meta is what a planner puts on an object.
