@@ -242,7 +242,9 @@ func (sel *selection) headers(h http.Header) {
 // it tells nothing of a value, nor that two callers, names or keys have the same. It is
 // weak: a generation that changes nothing here keeps it.
 func (s *server) tag(r *request, form string, selections ...selection) string {
-	buf := make([]byte, 0, 1<<10)
+	t := s.taggers.Get().(*tagger)
+	defer s.taggers.Put(t)
+	buf := t.buf[:0]
 	put := func(texts ...string) {
 		for _, t := range texts {
 			buf = append(binary.AppendUvarint(buf, uint64(len(t))), t...)
@@ -268,11 +270,16 @@ func (s *server) tag(r *request, form string, selections ...selection) string {
 			}
 		}
 	}
-	mac := s.tags.Get().(hash.Hash)
-	defer s.tags.Put(mac)
-	mac.Reset()
-	mac.Write(buf)
-	return `W/"` + base64.RawURLEncoding.EncodeToString(mac.Sum(buf[:0])[:18]) + `"`
+	t.mac.Reset()
+	t.mac.Write(buf)
+	t.buf = t.mac.Sum(buf[:0])
+	return `W/"` + base64.RawURLEncoding.EncodeToString(t.buf[:18]) + `"`
+}
+
+// tagger is what one tag at a time is made with. Nothing of a value is ever in it.
+type tagger struct {
+	mac hash.Hash
+	buf []byte
 }
 
 // has reports that the caller named this tag: it has what it would get.

@@ -91,7 +91,7 @@ type server struct {
 	addresses  *limiter
 	denials    *limiter
 	waits      waits
-	tags       sync.Pool // of hash.Hash, keyed anew in each process, for ETags
+	taggers    sync.Pool // of *tagger; their key is made anew in each process
 	started    time.Time
 	browser    *browser
 }
@@ -108,7 +108,7 @@ func New(cfg Config) http.Handler {
 	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
 	tagKey := make([]byte, 32)
 	_, _ = rand.Read(tagKey) // never fails
-	s.tags.New = func() any { return hmac.New(sha256.New, tagKey) }
+	s.taggers.New = func() any { return &tagger{mac: hmac.New(sha256.New, tagKey)} }
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
