@@ -118,7 +118,7 @@ func newEntry(recs []Record) (*entry, error) {
 // and followed by a record of event torn with the SHA-256 of those bytes; the chain goes
 // on from the last whole record. Open looks at the end of the file only; [Verify] at all of it.
 func Open(path string, opts Options) (*Log, error) {
-	return open(path, opts, func(f *os.File) file { return f })
+	return open(path, opts, func(f *os.File) file { return disk{f} })
 }
 
 func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err error) {
