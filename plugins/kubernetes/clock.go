@@ -23,8 +23,6 @@ type clock struct {
 	mu     sync.Mutex
 	ahead  time.Duration // of the API server's clock, as last compared
 	skewed bool
-	// changed is told when skewed changes; it never blocks.
-	changed func()
 }
 
 // compare has a transport's answers compared.
@@ -63,11 +61,6 @@ func (c *clock) note(date string, begun, ended time.Time) {
 	case c.skewed && off+doubt < maxSkew:
 		c.skewed = false
 		c.log.Info("this machine's clock and the Kubernetes API server's agree again")
-	default:
-		return
-	}
-	if c.changed != nil {
-		c.changed()
 	}
 }
 
