@@ -34,7 +34,7 @@ func kubectl(t *testing.T, stdin string, args ...string) (string, error) {
 	if err != nil {
 		t.Fatal("kubectl is missing: run make tools")
 	}
-	cmd := exec.Command(program, append([]string{"--kubeconfig", kubetest.Kubeconfig(t, cluster.Admin)}, args...)...)
+	cmd := exec.Command(program, append([]string{"--kubeconfig", kubeconfig(t)}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -296,4 +296,10 @@ func statefulSet(t *testing.T, built string) *appsv1.StatefulSet {
 	}
 	t.Fatal("there is no StatefulSet")
 	return nil
+}
+
+// kubeconfig is of somebody who may do everything.
+func kubeconfig(t *testing.T) string {
+	t.Helper()
+	return kubetest.Kubeconfig(t, cluster.Admin)
 }
