@@ -131,10 +131,7 @@ func (w *warnings) HandleWarningHeader(code int, _ string, text string) {
 // server's own bound.
 type timeouts struct{ next http.RoundTripper }
 
-const (
-	listTimeout    = 60 * time.Second // of many objects, body included
-	requestTimeout = 10 * time.Second
-)
+const listTimeout = 60 * time.Second // of many objects, body included
 
 func (t timeouts) RoundTrip(r *http.Request) (*http.Response, error) {
 	if q := r.URL.Query(); q.Get("watch") == "true" || q.Get("watch") == "1" {

@@ -40,13 +40,6 @@ type eventLog struct {
 	before   map[problemID]Problem
 }
 
-// problemID tells a problem from another.
-type problemID struct {
-	key    Key
-	origin Origin
-	reason Reason
-}
-
 func newEventLog(client clientset.Interface, now func() time.Time) *eventLog {
 	return &eventLog{client: client, now: now, limiter: rate.NewLimiter(rate.Every(eventEvery), eventBurst)}
 }

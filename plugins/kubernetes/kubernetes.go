@@ -161,6 +161,8 @@ type Report struct {
 	Pending int
 	// Problems of the plan and of the cluster, sorted by namespace, kind and name.
 	Problems []Problem
+	// Omitted counts problems that are not listed, where there are very many.
+	Omitted int
 	// Held are objects that wait with their removal for the operator's word, by repository.
 	Held map[string]int
 }

@@ -53,7 +53,7 @@ const (
 
 // Bounds of a status; crd.yaml has the same.
 const (
-	maxListed     = 50
+	maxStatusList     = 50
 	maxNamespaces = 64
 	maxText       = 1024
 )
@@ -190,14 +190,14 @@ func (s standing) status(old sealedRepository, now time.Time) repositoryStatus {
 			if stale {
 				c.Stale++
 			}
-			if len(out.FailingManifests) < maxListed {
+			if len(out.FailingManifests) < maxStatusList {
 				out.FailingManifests = append(out.FailingManifests, failingManifest{Path: cut(f.Path, maxText), Class: string(f.Failure.Class),
 					Reason: cut(f.Failure.Message, maxText), Remedy: cut(f.Failure.Class.Remedy(), 512), Since: second(f.Failure.Since), Stale: stale})
 			}
 		}
 	}
 	out.Failing = c.Failing
-	for _, p := range s.problems[:min(len(s.problems), maxListed)] {
+	for _, p := range s.problems[:min(len(s.problems), maxStatusList)] {
 		out.Problems = append(out.Problems, repositoryProblem{Kind: string(p.Key.Kind), Namespace: cut(p.Key.Namespace, 63), Name: cut(p.Key.Name, 253),
 			Workspace: p.Origin.Workspace.String(), Secret: p.Origin.Secret.String(), Grant: cut(p.Origin.Grant, maxText),
 			Reason: string(p.Reason), Message: cut(p.Message, maxText), Since: second(p.Since), Next: second(p.Next)})

@@ -13,8 +13,6 @@ import (
 // maxShown bounds the problems in /v1/status.
 const maxShown = 100
 
-var kinds = []Kind{KindSecret, KindRole, KindRoleBinding}
-
 // Status is of gitops.Beside.
 func (p *Projector) Status() *serve.ClusterJSON {
 	report := p.engine.Report()
