@@ -106,6 +106,13 @@ func (r *repo) put(rec *unseal.Record) {
 // file writes one manifest; what is "orders/db" or "orders/db/part".
 func (r *repo) file(what string, kind manifest.SecretType, values []unseal.Value) *unseal.Record {
 	r.t.Helper()
+	rec := r.build(what, kind, values)
+	r.put(rec)
+	return rec
+}
+
+func (r *repo) build(what string, kind manifest.SecretType, values []unseal.Value) *unseal.Record {
+	r.t.Helper()
 	ws, rest, _ := strings.Cut(what, "/")
 	path := scope(ws).Folder() + "/secrets/" + rest + ".yaml"
 	place, ours, err := manifest.Locate(path)
@@ -113,12 +120,10 @@ func (r *repo) file(what string, kind manifest.SecretType, values []unseal.Value
 		r.t.Fatal(path, err)
 	}
 	blob := blobOf(values)
-	rec := &unseal.Record{Path: path, Place: place, Blob: blob, Good: &unseal.Content{
+	return &unseal.Record{Path: path, Place: place, Blob: blob, Good: &unseal.Content{
 		Provenance: unseal.Provenance{Path: path, Blob: blob, Commit: fmt.Sprintf("%040d", r.commits), Time: start.Add(time.Duration(r.commits) * time.Minute)},
 		Kind:       manifest.KindSecret, Type: kind, ACL: manifest.Read, Values: values,
 	}}
-	r.put(rec)
-	return rec
 }
 
 func (r *repo) secret(what string, values ...string) *unseal.Record {
