@@ -107,7 +107,7 @@ func TestLogLinesAreListed(t *testing.T) {
 		listed[m[1]] = true
 	}
 	logged := map[string]bool{}
-	for _, dir := range []string{".", "../../gitops", "../../gitops/source", "../../unseal", "../../unseal/serve", "../../unseal/audit", "../../unseal/store"} {
+	for _, dir := range []string{".", "../../gitops", "../../gitops/source", "../../unseal", "../../unseal/serve", "../../unseal/audit", "../../unseal/store", "../../plugins/kubernetes"} {
 		messages, err := unsealtest.LogMessages(dir)
 		if err != nil {
 			t.Fatal(err)

@@ -22,8 +22,8 @@ import (
 // Event is what a record tells of; the set is closed.
 type Event string
 
-// Read, List, Start, Stop, Sync and Approve are appended by callers. Unauthenticated comes from
-// [Log.Unauthenticated] and Torn from [Open]; Append refuses both.
+// Read, List, Start, Stop, Sync, Approve and Project are appended by callers. Unauthenticated
+// comes from [Log.Unauthenticated] and Torn from [Open]; Append refuses both.
 const (
 	Read            Event = "read"
 	List            Event = "list"
@@ -33,6 +33,7 @@ const (
 	Stop            Event = "stop"
 	Sync            Event = "sync"    // an operator asked for a look at the remotes
 	Approve         Event = "approve" // an operator approved what waited at Commit
+	Project         Event = "project" // a secret is written to Target, of a cluster
 )
 
 // Decision is the answer a read or list got.
@@ -94,6 +95,9 @@ type Record struct {
 	// tells which content was read, as Blob does of one file.
 	Parts map[string]string `json:"parts,omitempty"`
 
+	// Target is where a projected secret goes: NAMESPACE/NAME of the cluster's Secret.
+	Target string `json:"target,omitempty"`
+
 	// An aggregate: how many calls since when, by reason.
 	Count   uint64            `json:"count,omitempty"`
 	Reasons map[string]uint64 `json:"reasons,omitempty"`
@@ -125,13 +129,13 @@ const genesis = "000000000000000000000000000000000000000000000000000000000000000
 // a list cut short would be a read that nobody recorded.
 func prepare(r Record) ([]Record, error) {
 	switch r.Event {
-	case Read, List, Sync, Approve:
+	case Read, List, Sync, Approve, Project:
 		if r.Decision != Allow && r.Decision != Deny {
 			return nil, fmt.Errorf("audit record: a %s needs the decision allow or deny; this is an error in the caller", r.Event)
 		}
 	case Start, Stop:
 	default:
-		return nil, errors.New("audit record: Append takes the events read, list, start, stop, sync and approve; this is an error in the caller")
+		return nil, errors.New("audit record: Append takes the events read, list, start, stop, sync, approve and project; this is an error in the caller")
 	}
 	ids := isObjectID(r.Commit) && isObjectID(r.Blob)
 	for _, blob := range r.Parts {
@@ -174,6 +178,7 @@ func prepare(r Record) ([]Record, error) {
 		Commit:     r.Commit,
 		Path:       clean(r.Path, maxPath),
 		Blob:       r.Blob,
+		Target:     clean(r.Target, 2*maxText),
 	}
 	var recs []Record
 	for {

@@ -74,6 +74,10 @@ type Config struct {
 	// long each record took to be durable.
 	Metrics http.Handler
 	Audited func(time.Duration, error)
+	// Looked, which may be nil, is told when a hook or an operator asked for a look.
+	Looked func()
+	// Cluster tells how the agent takes part in a cluster; nil where it does not.
+	Cluster func() *ClusterJSON
 	// Stopping ends what waits; it is closed when the server is to stop.
 	Stopping <-chan struct{}
 }
