@@ -1310,7 +1310,7 @@ func BenchmarkVerify(b *testing.B) {
 func TestLinkSpellsAsEncode(t *testing.T) {
 	full := Record{
 		Seq: 1, Time: time.Unix(1, 0), Event: Read, Decision: Allow, Reason: "granted", Status: 200, Subject: "s", Roles: []string{"r"}, Credential: "c", Method: "m", Remote: "::1",
-		Workspace: "w", Name: "n", Keys: []string{"k", "\u2028\xff"}, Grant: "g", Role: "r", Commit: "c", Path: "p", Blob: "b", Parts: map[string]string{`"`: "1"},
+		Workspace: "w", Name: "n", Keys: []string{"k", "\u2028\xff"}, Grant: "g", Role: "r", Commit: "c", Path: "p", Blob: "b", Parts: map[string]string{`"`: "1"}, Target: "t",
 		Count: 1<<64 - 1, Reasons: map[string]uint64{"b": 2, "a": 1}, Since: time.Unix(2, 5).UTC(), Torn: "t", Prev: "p",
 	}
 	for i, v := 0, reflect.ValueOf(full); i < v.NumField(); i++ {

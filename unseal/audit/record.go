@@ -346,6 +346,7 @@ func spell(r Record) ([]byte, error) {
 		}
 		buf = append(buf, '}')
 	}
+	text("target", r.Target)
 	if r.Count != 0 {
 		buf = strconv.AppendUint(jsontext.Name(buf, "count"), r.Count, 10)
 	}
