@@ -301,7 +301,7 @@ func (l *Log) AppendAll(ctx context.Context, records []Record) error {
 		}
 		more := 0
 		for _, body := range e.bodies {
-			more += len(body) + len(unlinkedStart) + len(unlinkedEnd) + len(genesis) + 64
+			more += len(body) + linkCost
 		}
 		if size+more > full {
 			if err := flush(); err != nil {

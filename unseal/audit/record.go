@@ -367,6 +367,9 @@ func spell(r Record) ([]byte, error) {
 	return buf, nil
 }
 
+// linkCost bounds what link adds to a body.
+const linkCost = 192
+
 // link gives r, which is spelled as body, its place in the chain, and appends its line
 // to buf. The line is the one that encode would give.
 func link(buf []byte, p place, r *Record, body []byte, now time.Time) ([]byte, place, error) {
