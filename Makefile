@@ -10,6 +10,7 @@
 # make lint     formatting, vet, the direction of imports
 # make fuzz     each fuzzer for FUZZTIME (make test: for 3 s)
 # make build    bin/sealward
+# make release-check   .goreleaser.yaml: the check, and a snapshot for this machine (no part of CI)
 
 GO       ?= go
 FUZZTIME ?= 60s
@@ -18,13 +19,15 @@ TOOLS    := bin/tools
 SOPS     := v3.13.3
 AGE      := v1.3.1
 KUSTOMIZE := v5.8.1
+GORELEASER := v2.16.0
 KUBE_VERSION := -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: build demo test check browser chromium screenshots soak control-plane bench bench-scale lint fuzz tools cross clean
+.PHONY: build demo test check browser chromium screenshots soak control-plane bench bench-scale lint fuzz tools cross release-files release-check clean
 
+# A release says VERSION, COMMIT and DATE; without, the binary has what Go notes in it.
 build:
-	$(GO) build -trimpath -o bin/sealward ./cmd/sealward
+	$(GO) build -trimpath $(if $(VERSION),-ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)') -o bin/sealward ./cmd/sealward
 
 demo: build
 	bin/sealward demo
@@ -124,6 +127,28 @@ fuzz:
 			*) exit 1 ;; \
 		esac; \
 	done
+
+# What goes into an archive beside the binary.
+RELEASE := bin/release
+release-files: build
+	@rm -rf $(RELEASE)/completions $(RELEASE)/man1; mkdir -p $(RELEASE)/completions
+	@for s in bash zsh fish; do bin/sealward completion $$s > $(RELEASE)/completions/sealward.$$s || exit 1; done
+	@bin/sealward completion powershell > $(RELEASE)/completions/sealward.ps1
+	@bin/sealward man $(RELEASE)/man1
+
+# Compiling goreleaser takes some five minutes on two cores, and changes here are rare: CI
+# goes without. Of the archives, that of this machine's platform is made and looked into.
+release-check: $(TOOLS)/goreleaser
+	$(TOOLS)/goreleaser check
+	@mkdir -p $(RELEASE)
+	sed 's/goos: \[.*/goos: ['$$($(GO) env GOOS)']/; s/goarch: \[.*/goarch: ['$$($(GO) env GOARCH)']/' .goreleaser.yaml > $(RELEASE)/one.yaml
+	$(TOOLS)/goreleaser release --snapshot --clean --skip docker --config $(RELEASE)/one.yaml
+	@set -e; cd dist; sha256sum -c checksums.txt; tar -xOzf sealward_*.tar.gz sealward > sealward; chmod 755 sealward; ./sealward version; ./sealward version | grep -q '^commit '; \
+	for f in LICENSE README.md docs/agent.md completions/sealward.bash completions/sealward.zsh completions/sealward.fish completions/sealward.ps1 man1/sealward.1 man1/sealward-create-secret.1; do \
+		tar -tzf sealward_*.tar.gz | grep -qx "$$f" || { echo "the archive lacks $$f"; exit 1; }; \
+	done; if ldd sealward 2>/dev/null; then echo "the binary is not static"; exit 1; fi
+$(TOOLS)/goreleaser:
+	GOFLAGS= GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/goreleaser/goreleaser/v2@$(GORELEASER)
 
 clean:
 	rm -rf bin dist

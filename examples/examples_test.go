@@ -6,12 +6,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"filippo.io/age"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/sealward/sealward/gitops"
+	"github.com/sealward/sealward/plugins/kubernetes/kubetest"
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
@@ -19,23 +22,57 @@ import (
 	"github.com/sealward/sealward/unseal/keyring"
 )
 
-// TestMain puts the real sealward in the PATH.
+// TestMain puts sealward in the PATH, as a release builds it, and starts a control plane.
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "sealward-examples-")
 	if err == nil {
-		var out []byte
-		if out, err = exec.Command("go", "build", "-o", filepath.Join(dir, "sealward"), "../cmd/sealward").CombinedOutput(); err != nil {
-			err = fmt.Errorf("%w\n%s", err, out)
-		}
+		err = buildRelease(filepath.Join(dir, "sealward"))
 	}
 	code := 1
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	} else if err = os.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH")); err == nil {
-		code = m.Run()
+		code = kubetest.Main(m, &cluster)
 	}
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// buildRelease does what .goreleaser.yaml says, for this platform.
+func buildRelease(to string) error {
+	text, err := os.ReadFile("../.goreleaser.yaml")
+	if err != nil {
+		return err
+	}
+	var config struct {
+		Builds []struct {
+			Main         string
+			Env, Ldflags []string
+		}
+	}
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		return err
+	}
+	if len(config.Builds) != 1 || len(config.Builds[0].Ldflags) != 1 {
+		return fmt.Errorf(".goreleaser.yaml: %+v", config)
+	}
+	b := config.Builds[0]
+	flags := strings.NewReplacer("{{ .Version }}", "1.2.3", "{{ .FullCommit }}", "0123456789abcdef", "{{ .CommitDate }}", "2026-11-26T16:00:00Z").Replace(b.Ldflags[0])
+	// Not its -trimpath: everything would be compiled once more.
+	cmd := exec.Command("go", "build", "-ldflags", flags, "-o", to, b.Main)
+	cmd.Dir, cmd.Env = "..", append(os.Environ(), b.Env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+}
+
+// What a release says of itself.
+func TestReleaseVersion(t *testing.T) {
+	out, err := exec.Command("sealward", "version").CombinedOutput()
+	if want := "sealward 1.2.3 "; err != nil || !strings.HasPrefix(string(out), want) || !strings.HasSuffix(string(out), "\ncommit 0123456789abcdef of 2026-11-26T16:00:00Z\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 func TestAgentSettings(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/kustomize/kyaml/openapi"
 	kyaml "sigs.k8s.io/kustomize/kyaml/yaml"
@@ -282,10 +283,9 @@ spec:
       volumes: [{name: var-files, emptyDir: {}}, {name: plugins, emptyDir: {}}]
 `
 
-// What kustomization.yaml makes has only fields that Kubernetes knows, by the OpenAPI
-// schema that kustomize carries, and mounts only volumes that are there. No API server has
-// seen it: that types fit and that it is admitted is not tested here.
-func TestArgoManifests(t *testing.T) {
+// argoManifests are what argocd/kustomization.yaml makes of a repo server.
+func argoManifests(t *testing.T) resmap.ResMap {
+	t.Helper()
 	fs := filesys.MakeFsInMemory()
 	for _, name := range []string{"plugin.yaml", "repo-server.yaml", "kustomization.yaml"} {
 		text := bytes.Replace(readFile(t, "argocd/"+name), []byte("resources: []"), []byte("resources: [install.yaml]"), 1)
@@ -300,6 +300,14 @@ func TestArgoManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return built
+}
+
+// What kustomization.yaml makes has only fields that Kubernetes knows, by the OpenAPI
+// schema that kustomize carries, and mounts only volumes that are there. That an API server
+// takes it, TestClusterManifests says.
+func TestArgoManifests(t *testing.T) {
+	built := argoManifests(t)
 	var deployment *kyaml.RNode
 	config := ""
 	for _, r := range built.Resources() {

@@ -484,7 +484,7 @@ func (a *Agent) readRing(ws manifest.Workspace) ringState {
 			s.ring, s.err = nil, fmt.Errorf("%w: the agent encrypts what it keeps to the workspace's own identity, also where a service opens its secrets", err)
 		}
 	}
-	if info := s.files[a.Keyring.Path(ws)]; info != nil && info.Mode().Perm()&0o077 != 0 {
+	if info := s.files[a.Keyring.Path(ws)]; info != nil && keyring.Exposed(info) {
 		a.Log.Warn("a private key can be read by other users; chmod 600 it", "file", a.Keyring.Path(ws))
 	}
 	return s

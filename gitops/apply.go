@@ -233,15 +233,21 @@ func (c *change) renew(update store.Update, why error) error {
 	return fresh.Commit(update, c.a.ring)
 }
 
+// kept says what is kept of a manifest. It is another text for a program that keeps
+// more, which then reads the manifests again instead of missing it in the store: since 2
+// the type, labels and annotations of Kubernetes Secrets are kept.
+const kept = "content 2"
+
 // judged names what a scope's manifests were judged by beside their content: the
-// keys of its ring, and whether the operator accepts manifests without a binding.
-// After a restart with others they are judged again.
+// keys of its ring, whether the operator accepts manifests without a binding, and the
+// program. After a restart with others they are judged again.
 func (a *Agent) judged(ws manifest.Workspace) string {
 	ring, err := a.ring(ws)
 	if err != nil {
 		return ""
 	}
 	h := sha256.New()
+	fmt.Fprintln(h, kept)
 	fmt.Fprintln(h, "unbound", a.AllowUnbound)
 	for _, r := range slices.Concat(ring.Recipients(), ring.Services().Keys()) {
 		fmt.Fprintln(h, r)
@@ -651,7 +657,12 @@ func (c *change) openRecord(r *unseal.Record) *unseal.Content {
 	ring, ringErr := c.ringOf(r)
 	if c.verify[r.Path] != nil {
 		// A service that is away proves nothing: the ring still lists it.
-		if _, failure := c.openBlob(r, r.Good.Provenance.Blob, ring, ringErr); failure != nil && failure.Class != unseal.FailService {
+		content, failure := c.openBlob(r, r.Good.Provenance.Blob, ring, ringErr)
+		switch {
+		case failure == nil:
+			content.Provenance = r.Good.Provenance
+			r.Good = content
+		case failure.Class != unseal.FailService:
 			r.Good = nil
 		}
 	}
@@ -718,7 +729,7 @@ func (c *change) openBlob(r *unseal.Record, blob string, ring *keyring.Ring, rin
 	content = &unseal.Content{
 		Provenance: unseal.Provenance{Path: r.Path, Blob: blob},
 		ID:         m.ID(), Kind: m.Kind, Version: m.Version, Type: m.Secret.Type, ACL: m.Secret.ACL,
-		Layer: m.Layer, Tags: m.Tags, Desc: m.Description, Owner: m.Owner,
+		Layer: m.Layer, Tags: m.Tags, Desc: m.Description, Owner: m.Owner, Kubernetes: m.Secret.Kubernetes,
 	}
 	if known != nil {
 		content.Bound, content.Values = known.Bound, known.Values

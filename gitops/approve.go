@@ -2,6 +2,7 @@ package gitops
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -117,8 +118,17 @@ func (s *Service) Look() {
 	}
 }
 
-// Approve gives the operator's word for what waits at a commit of any source.
-func (s *Service) Approve(commit string) (err error) {
+// Approve gives the operator's word for what waits at a commit of any source, here and
+// beside.
+func (s *Service) Approve(commit string) error {
+	err := s.approve(commit)
+	if s.Beside == nil || err != nil && !errors.Is(err, unseal.ErrNothingWaits) {
+		return err
+	}
+	return s.Beside.Approve(commit, err == nil)
+}
+
+func (s *Service) approve(commit string) (err error) {
 	for _, f := range s.sources {
 		if err = f.agent.Approve(commit); err == nil {
 			return nil
@@ -127,9 +137,9 @@ func (s *Service) Approve(commit string) (err error) {
 	return err
 }
 
-// Waits reports that something waits at a commit of any source.
+// Waits reports that something waits at a commit of any source, or beside.
 func (s *Service) Waits(commit string) bool {
-	return slices.ContainsFunc(s.sources, func(f *followed) bool { return f.agent.Waits(commit) })
+	return slices.ContainsFunc(s.sources, func(f *followed) bool { return f.agent.Waits(commit) }) || s.Beside != nil && s.Beside.Waits(commit)
 }
 
 // Contains answers for the source of that name.

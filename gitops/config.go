@@ -135,7 +135,7 @@ func ParseSettings(data []byte, dir string) (Settings, error) {
 	if s.Kubernetes != nil {
 		files = append(files, &s.Kubernetes.Kubeconfig)
 	}
-	for _, src := range s.all() {
+	for _, src := range s.All() {
 		a := &src.Auth
 		files = append(files, &a.UsernameFile, &a.PasswordFile, &a.TokenFile, &a.SSHKeyFile, &a.KnownHostsFile, &a.CAFile, &a.ProxyCredentialFile,
 			&src.Verify.AllowedSignersFile, &src.Verify.OpenPGPKeysFile)

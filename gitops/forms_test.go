@@ -1,12 +1,17 @@
 package gitops_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/sealward/sealward/seal"
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/seal/workspace"
+	"github.com/sealward/sealward/unseal/keyring"
+	"github.com/sealward/sealward/unseal/store"
 )
 
 // inForm seals a manifest of any form for a workspace.
@@ -64,4 +69,57 @@ func TestForms(t *testing.T) {
 	w.commit("db once")
 	w.sync()
 	w.want(strings.Replace(all, "smile=😀", "smile=hunter3", 1), "")
+}
+
+// An agent of before kept nothing of a Kubernetes Secret's type and metadata. Its store
+// is still good, and what it lacks is read from the mirror, also of a secret that is
+// broken by now; without the remote.
+func TestStoreOfAnAgentThatKeptLess(t *testing.T) {
+	w := newWorld(t)
+	const text = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/basic-auth\nimmutable: true\nmetadata: {name: login, labels: {team: shop}, annotations: {note: yes-please}}\nstringData: {username: dana, password: hunter2}\n"
+	w.write("workspaces/orders/secrets/login.yaml", w.inForm("orders", text))
+	w.write("workspaces/orders/secrets/stale.yaml", w.inForm("orders", strings.Replace(text, "name: login", "name: stale", 1)))
+	w.commit("two secrets")
+	w.start()
+	w.sync()
+	w.write("workspaces/orders/secrets/stale.yaml", "broken")
+	w.commit("one breaks")
+	w.sync()
+	ws, err := manifest.ParseWorkspace("orders")
+	must(t, err)
+	check := func(when string) {
+		t.Helper()
+		for _, r := range w.live.Current("").Scope(ws).Records() {
+			k := r.Good.Kubernetes
+			if k == nil || k.Type != manifest.TypeBasicAuth || k.Immutable == nil || !*k.Immutable || len(k.Labels) != 1 || k.Labels[0] != (manifest.Pair{Key: "team", Value: "shop"}) || len(k.Annotations) != 1 {
+				t.Errorf("%s, %s: %+v", when, r.Path, k)
+			}
+			if r.Good.Provenance.Commit == "" || r.Good.Provenance.Author == "" {
+				t.Errorf("%s, %s: %+v", when, r.Path, r.Good.Provenance)
+			}
+		}
+	}
+	check("fresh")
+	w.start()
+	check("restored")
+
+	// The store as it would have been.
+	old := sha256.Sum256([]byte("unbound false\n" + w.ids["orders"].Recipient().String() + "\n"))
+	w.close()
+	st, err := store.Open(filepath.Join(w.dir, "store.db"))
+	must(t, err)
+	keys, err := keyring.Open(filepath.Join(w.dir, "keys"))
+	must(t, err)
+	state, err := st.Load(keys.Ring)
+	must(t, err)
+	for _, r := range state.Records {
+		r.Good.Kubernetes = nil
+	}
+	must(t, st.Commit(store.Update{Source: state.Source, Commit: state.Commit, Put: state.Records, Judged: func(manifest.Workspace) string { return hex.EncodeToString(old[:]) }}, keys.Ring))
+	must(t, st.Close())
+	const served = "orders/login/password=hunter2 orders/login/username=dana orders/stale/password=hunter2! orders/stale/username=dana!"
+	w.start()
+	check("of an older store")
+	w.want(served, "orders/secrets/stale:manifest")
+	check("restarted")
 }

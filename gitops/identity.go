@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -54,10 +56,19 @@ func (o OIDCSettings) config() serve.IssuerConfig {
 
 func (k KubernetesSettings) config(perAddress float64) serve.TokenReviewConfig {
 	const pod = "/var/run/secrets/kubernetes.io/serviceaccount/"
-	setDefault(&k.Server, "https://kubernetes.default.svc")
+	setDefault(&k.Server, podsServer())
 	setDefault(&k.CAFile, pod+"ca.crt")
 	setDefault(&k.TokenFile, pod+"token")
 	return serve.TokenReviewConfig{Server: k.Server, CAFile: k.CAFile, TokenFile: k.TokenFile, Audience: k.Audience, Roles: serve.Roles{Allow: k.Roles.Allow}, PerAddress: perAddress}
+}
+
+// podsServer is the API server that Kubernetes tells a pod of: by its address, so that no
+// name has to be resolved.
+func podsServer() string {
+	if host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"); host != "" && port != "" {
+		return "https://" + net.JoinHostPort(host, port)
+	}
+	return "https://kubernetes.default.svc"
 }
 
 func (s *ServeSettings) clientCerts() serve.ClientCertConfig {

@@ -26,6 +26,8 @@ type Service struct {
 	Version  string
 	// Looks has every remote looked at whenever something arrives: SIGHUP, say.
 	Looks <-chan os.Signal
+	// Beside is nil where the agent only serves.
+	Beside Beside
 
 	live    *unseal.Live
 	sources []*followed
@@ -142,7 +144,16 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	var cluster func() *serve.ClusterJSON
+	var looked func()
+	if s.Beside != nil {
+		cluster, looked = s.Beside.Status, s.Beside.Looked
+		if err := s.metrics.Registry().Register(s.Beside); err != nil {
+			return err
+		}
+	}
 	handler := serve.New(serve.Config{
+		Cluster: cluster, Looked: looked,
 		Live: s.live, Audit: log, Identity: identity, Now: s.Now, Log: s.Log, Limits: s.Settings.Limits(), Version: s.Version,
 		Follower: s, Operators: operators, Monitors: monitors, HookSecretFile: s.Settings.Webhook.SecretFile, Stopping: ctx.Done(), Metrics: s.metrics.Handler(), Audited: s.metrics.Audited,
 	})
@@ -160,9 +171,16 @@ func (s *Service) Run(ctx context.Context) (err error) {
 				return
 			case <-s.Looks:
 				s.Look()
+				if s.Beside != nil {
+					s.Beside.Looked()
+				}
 			}
 		}
 	})
+	if s.Beside != nil {
+		// It ends with ctx, before the last answers are given: others may go on for it.
+		following.Go(func() { s.beside(ctx, log) })
+	}
 	err = serve.Serve(ctx, listener, tlsConfig, handler)
 	stop()
 	following.Wait()

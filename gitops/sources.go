@@ -22,8 +22,8 @@ import (
 	"github.com/sealward/sealward/unseal/store"
 )
 
-// all lists the sources: those of sources, or the one of source.
-func (s *Settings) all() []*SourceSettings {
+// All lists the sources: those of sources, or the one of source.
+func (s *Settings) All() []*SourceSettings {
 	if len(s.Sources) == 0 {
 		return []*SourceSettings{&s.Source}
 	}
@@ -41,7 +41,7 @@ func (s *Settings) checkSources() (errs []error) {
 		errs = append(errs, errors.New("source and sources are both set (a flag such as --url sets source); keep one"))
 	}
 	names, lists := map[string]bool{}, map[string]string{}
-	for i, src := range s.all() {
+	for i, src := range s.All() {
 		field := "source"
 		if len(s.Sources) > 0 {
 			field = fmt.Sprintf("sources[%d]", i)
@@ -134,8 +134,8 @@ func (s *SourceSettings) signatures() *SignaturePolicy {
 	return &SignaturePolicy{AllowedSignersFile: s.Verify.AllowedSignersFile, OpenPGPKeysFile: s.Verify.OpenPGPKeysFile}
 }
 
-// shownURL is the URL without a password that it may hold.
-func (s *SourceSettings) shownURL() string {
+// ShownURL is the URL without a password that it may hold.
+func (s *SourceSettings) ShownURL() string {
 	shown := s.URL
 	if u, err := url.Parse(shown); err == nil && u.User != nil {
 		u.User = nil
@@ -145,7 +145,7 @@ func (s *SourceSettings) shownURL() string {
 }
 
 // ID names what is followed, for the store.
-func (s *SourceSettings) ID() string { return s.shownURL() + "#" + s.Branch + ":" + s.Path }
+func (s *SourceSettings) ID() string { return s.ShownURL() + "#" + s.Branch + ":" + s.Path }
 
 // elsewhere says of a workspace that a source may not hold why, "" of one that it
 // may: what agent.yaml lists goes before what a repository claims.
@@ -153,7 +153,7 @@ func (s *Settings) elsewhere(src *SourceSettings, ws manifest.Workspace) string 
 	if slices.Contains(src.Workspaces, ws.String()) {
 		return ""
 	}
-	for _, other := range s.all() {
+	for _, other := range s.All() {
 		if other != src && slices.Contains(other.Workspaces, ws.String()) {
 			return fmt.Sprintf("the agent's settings give %s to source %q", ws, other.Name)
 		}
@@ -177,7 +177,7 @@ type followed struct {
 
 func (s *Service) followed() []*followed {
 	var out []*followed
-	for _, src := range s.Settings.all() {
+	for _, src := range s.Settings.All() {
 		f := &followed{SourceSettings: src, dir: s.Settings.State, log: s.Log, now: s.Now}
 		if src.Name != "" {
 			f.dir = filepath.Join(s.Settings.State, src.Name)
@@ -226,7 +226,7 @@ func (f *followed) open(ctx context.Context, s *Service, ring *keyring.Keyring) 
 
 func (f *followed) newAgent(s *Service, ring *keyring.Keyring) {
 	f.agent = New(Config{
-		Name: f.Name, Mirror: f.mirror, Root: f.Path, Source: f.ID(), URL: f.shownURL(), Branch: f.Branch,
+		Name: f.Name, Mirror: f.mirror, Root: f.Path, Source: f.ID(), URL: f.ShownURL(), Branch: f.Branch,
 		Keyring: ring, Store: f.store, Renew: f.renewStore, Remirror: f.remirror, Live: s.live, Log: f.log, Now: f.now,
 		Interval: time.Duration(f.Interval), MaxStale: time.Duration(s.Settings.MaxStale),
 		AllowUnbound: s.Settings.Binding == "optional", RemovalGuard: f.removalGuard(), Signatures: f.signatures(), FollowRewind: f.Rewind == "follow",

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -81,17 +82,20 @@ func (w *Whole) Kubernetes() ([]byte, error) {
 
 // KubernetesType is the type of the Secret: its own, or the one whose keys it has.
 func (w *Whole) KubernetesType() string {
-	if k := w.Manifest.Secret.Kubernetes; k != nil {
+	return KubernetesType(w.Manifest.Secret.Type, w.Manifest.Secret.Kubernetes, func(key string) bool {
+		return slices.ContainsFunc(w.Values, func(v seal.Value) bool { return v.Key.String() == key })
+	})
+}
+
+// KubernetesType is the type of the Secret that a secret becomes: the one that its
+// manifest states in Kubernetes' form, or the one whose keys it has.
+func KubernetesType(t manifest.SecretType, k *manifest.KubernetesSecret, has func(key string) bool) string {
+	switch {
+	case k != nil:
 		return k.Type
-	}
-	has := map[string]bool{}
-	for _, v := range w.Values {
-		has[v.Key.String()] = true
-	}
-	switch t := w.Manifest.Secret.Type; {
-	case t == manifest.CloudKernelImagePull && has[".dockerconfigjson"]:
+	case t == manifest.CloudKernelImagePull && has(".dockerconfigjson"):
 		return manifest.TypeDockerConfigJSON
-	case t == manifest.Certificate && has["tls.crt"] && has["tls.key"]:
+	case t == manifest.Certificate && has("tls.crt") && has("tls.key"):
 		return manifest.TypeTLS
 	}
 	return manifest.TypeOpaque

@@ -45,8 +45,11 @@ type Content struct {
 	Desc       string
 	Owner      string
 	// Bound is false for a manifest of plain sops, where those are allowed.
-	Bound  bool
-	Values []Value
+	Bound bool
+	// Kubernetes is what a manifest in that form states beside its values; nil for one
+	// in DataOS's.
+	Kubernetes *manifest.KubernetesSecret `json:",omitempty"`
+	Values     []Value
 }
 
 // Intern makes texts that many manifests have in common, as keys and tags, one in
@@ -59,6 +62,14 @@ func (c *Content) Intern() {
 	}
 	for i := range c.Values {
 		texts = append(texts, &c.Values[i].Key)
+	}
+	if k := c.Kubernetes; k != nil {
+		texts = append(texts, &k.Type, &k.Namespace)
+		for _, pairs := range [][]manifest.Pair{k.Labels, k.Annotations} {
+			for i := range pairs {
+				texts = append(texts, &pairs[i].Key, &pairs[i].Value)
+			}
+		}
 	}
 	for _, text := range texts {
 		if *text != "" {

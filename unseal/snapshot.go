@@ -2,6 +2,7 @@ package unseal
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -199,17 +200,26 @@ func (s *Snapshot) Scopes() map[manifest.Workspace]*Scope {
 // Names lists the secrets of a workspace that have a content to serve at the
 // time now, sorted.
 func (s *Snapshot) Names(ws manifest.Workspace, now time.Time) []manifest.Name {
-	sc := s.scopes[ws]
-	if sc == nil {
-		return nil
-	}
 	var out []manifest.Name
-	for _, n := range sc.names {
-		if _, ok := s.Secret(ws, n, now); ok {
-			out = append(out, n)
-		}
+	for sec := range s.Secrets(ws, now) {
+		out = append(out, sec.Name)
 	}
 	return out
+}
+
+// Secrets are those of Names, as Secret gives them.
+func (s *Snapshot) Secrets(ws manifest.Workspace, now time.Time) iter.Seq[*Secret] {
+	return func(yield func(*Secret) bool) {
+		sc := s.scopes[ws]
+		if sc == nil {
+			return
+		}
+		for _, n := range sc.names {
+			if sec, ok := s.Secret(ws, n, now); ok && !yield(sec) {
+				return
+			}
+		}
+	}
 }
 
 // Secret looks a secret up as it is served at the time now: without the parts

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealward/sealward/gitops"
+	"github.com/sealward/sealward/plugins/kubernetes"
 	"github.com/sealward/sealward/unseal/keyring"
 )
 
@@ -50,6 +51,14 @@ last applied commit is served also when the remote is away.`,
 				log.Warn("core dumps cannot be switched off", "error", err)
 			}
 			svc := &gitops.Service{Settings: s, Log: log, Now: a.Now, Version: buildVersion()}
+			if !once && s.Kubernetes != nil {
+				kubernetes.QuietClientGo()
+				projector, err := kubernetes.ForAgent(&s, buildVersion(), log, a.Now)
+				if err != nil {
+					return usageError{err}
+				}
+				svc.Beside = projector
+			}
 			if !once {
 				looks := make(chan os.Signal, 1)
 				signal.Notify(looks, syscall.SIGHUP)

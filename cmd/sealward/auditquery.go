@@ -71,7 +71,7 @@ made of it are read too. -o json prints one object a line, as the log has it.`,
 	fl.StringVar(&f.Key, "key", "", "that gave, or were asked for, this key")
 	fl.StringVar(&f.Commit, "commit", "", "from this commit, or one that begins so")
 	fl.StringVar(&decision, "decision", "", "allow or deny")
-	fl.StringSliceVar(&events, "event", nil, "read, list, approve, sync, start, stop, unauthenticated or torn (may be repeated)")
+	fl.StringSliceVar(&events, "event", nil, "read, list, project, approve, sync, start, stop, unauthenticated or torn (may be repeated)")
 	when.flags(c)
 	outputFlag(c, &format, "table", "wide", "json")
 	_ = c.RegisterFlagCompletionFunc("decision", fixed(string(audit.Allow), string(audit.Deny)))
@@ -126,7 +126,7 @@ func jsonLines(w io.Writer) func(audit.Record) error {
 func recordRows(t *streamTable, wide bool) func(audit.Record) error {
 	t.headings = []string{"TIME", "EVENT", "DECISION", "SUBJECT", "SECRET", "KEYS", "COMMIT"}
 	if wide {
-		t.headings = append(t.headings, "SEQ", "STATUS", "REASON", "GRANT", "ROLE", "CREDENTIAL", "METHOD", "REMOTE", "PATH", "BLOB")
+		t.headings = append(t.headings, "SEQ", "STATUS", "REASON", "GRANT", "ROLE", "CREDENTIAL", "METHOD", "REMOTE", "TARGET", "PATH", "BLOB")
 	}
 	return func(r audit.Record) error {
 		secret := r.Workspace
@@ -151,7 +151,7 @@ func recordRows(t *streamTable, wide bool) func(audit.Record) error {
 			if r.Status != 0 {
 				status = strconv.Itoa(r.Status)
 			}
-			row = append(row, strconv.FormatUint(r.Seq, 10), status, r.Reason, r.Grant, r.Role, r.Credential, r.Method, r.Remote, r.Path, strings.TrimSpace(blob))
+			row = append(row, strconv.FormatUint(r.Seq, 10), status, r.Reason, r.Grant, r.Role, r.Credential, r.Method, r.Remote, r.Target, r.Path, strings.TrimSpace(blob))
 		} else {
 			row[6] = shortID(r.Commit)
 			if utf8.RuneCountInString(row[5]) > 40 {

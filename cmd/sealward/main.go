@@ -199,7 +199,7 @@ something, 4 permission denied, 5 cannot be unsealed (no key, tampered).`,
 	add("review", a.proposeCmd(), a.checkCmd(), a.diffCmd(), a.accessDiffCmd(), a.canICmd(), a.whoCanCmd(), a.resolveCmd(), a.gitCmd())
 	add("look", a.getCmd(), a.unsealCmd(), a.doctorCmd(), a.schemaCmd())
 	add("run", a.agentCmd(), a.tokenCmd(), a.readCmd(), a.execCmd(), a.renderCmd(), a.whoamiCmd(), a.statusCmd(), a.auditCmd(), a.consumersCmd(), a.buildCmd(), a.kustomizeCmd(), a.demoCmd())
-	root.AddCommand(a.versionCmd())
+	root.AddCommand(a.versionCmd(), a.manCmd())
 	return root
 }
 

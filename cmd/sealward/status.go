@@ -53,11 +53,21 @@ others see what they may list.`,
 }
 
 // well: every source serves a commit and was followed to its head, and all is served
-// as committed.
+// as committed and stands in the cluster.
 func well(s serve.StatusJSON) bool {
 	for _, src := range s.Sources {
 		if src.Commit == "" || src.Sync.Error != "" || src.Sync.LagSeconds > 0 {
 			return false
+		}
+	}
+	if c := s.Cluster; c != nil {
+		if c.Leader == "" || c.Waiting != "" || c.Held > 0 || c.ProblemCount > 0 || c.SkewSeconds != 0 {
+			return false
+		}
+		for _, o := range c.Objects {
+			if c.Leading && o.Ready < o.Desired {
+				return false
+			}
 		}
 	}
 	return s.Ready && s.Counts == serve.CountsJSON{}
@@ -89,6 +99,7 @@ func printStatus(w io.Writer, s serve.StatusJSON, wide bool, now time.Time) {
 	if wide {
 		fmt.Fprintf(w, "\naudit: seq %d, head %s\n", s.Audit.Seq, s.Audit.Head)
 	}
+	printCluster(w, s.Cluster)
 	for _, f := range s.Failing {
 		served := "not served"
 		if f.Stale {
@@ -111,6 +122,44 @@ func printStatus(w io.Writer, s serve.StatusJSON, wide bool, now time.Time) {
 	}
 	if hidden > 0 {
 		fmt.Fprintf(w, "\n%d more that you may not list; an operator sees all\n", hidden)
+	}
+}
+
+// printCluster tells how the agent takes part in a cluster; nil prints nothing.
+func printCluster(w io.Writer, c *serve.ClusterJSON) {
+	if c == nil {
+		return
+	}
+	leader := dash(c.Leader)
+	if c.Leading {
+		leader += " (this agent)"
+	}
+	fmt.Fprintf(w, "\ncluster, namespace %s: %s writes; this agent is %s\n", c.Namespace, leader, c.Identity)
+	for _, o := range c.Objects {
+		if c.Leading {
+			fmt.Fprintf(w, "  %s: %d of %d stand\n", o.Kind, o.Ready, o.Desired)
+		} else {
+			fmt.Fprintf(w, "  %s: %d should stand; the leader knows how many do\n", o.Kind, o.Desired)
+		}
+	}
+	if c.SkewSeconds != 0 {
+		fmt.Fprintf(w, "  this machine's clock is %s ahead of the API server's\n  to do: set it right; grants expire by it\n", time.Duration(c.SkewSeconds*float64(time.Second)).Round(time.Second))
+	}
+	if c.Waiting != "" {
+		fmt.Fprintf(w, "  not written: %s\n", c.Waiting)
+	}
+	if c.Held > 0 {
+		fmt.Fprintf(w, "  %d objects stay that no commit was seen to remove\n  to do: sealward agent approve COMMIT, of the commit that is served, or restore the settings\n", c.Held)
+	}
+	for _, p := range c.Problems {
+		where := strings.Trim(p.Namespace+"/"+p.Name, "/")
+		if where == "" {
+			where = strings.Trim(p.Workspace+"/"+p.Secret, "/")
+		}
+		fmt.Fprintf(w, "\n%s %s: %s\n  %s\n", p.Kind, dash(where), p.Reason, indented(p.Message))
+	}
+	if more := c.ProblemCount - len(c.Problems); more > 0 {
+		fmt.Fprintf(w, "\n%d more problems in the cluster\n", more)
 	}
 }
 

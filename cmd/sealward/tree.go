@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -43,7 +42,7 @@ func (a *app) rings() func(manifest.Workspace) (*keyring.Ring, error) {
 				if err != nil {
 					return nil, err
 				}
-				if info, err := os.Stat(k.Path(ws)); err == nil && info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+				if info, err := os.Stat(k.Path(ws)); err == nil && keyring.Exposed(info) {
 					fmt.Fprintf(a.Err, "warning: other users can read the private key %s; chmod 600 it\n", k.Path(ws))
 				}
 				return ring, nil

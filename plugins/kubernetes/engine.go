@@ -1026,13 +1026,6 @@ func (e *Engine) settleAll() {
 	}
 }
 
-// problemID tells problems of a plan apart.
-type problemID struct {
-	key    Key
-	origin Origin
-	reason Reason
-}
-
 // tellPlan tells problems of the plan that began or ended.
 func (e *Engine) tellPlan() {
 	if e.run == nil || e.plan == nil {

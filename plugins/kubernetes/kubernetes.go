@@ -87,10 +87,13 @@ type Object struct {
 type Plan struct {
 	// Objects that should stand.
 	Objects map[Key]*Object
-	// Keep are objects that, where they stand, are left as they are: who may read them
-	// cannot be decided now. They are neither made, nor changed, nor deleted.
+	// Keep are objects that, where they stand, are left as they are: two secrets would
+	// be the one object, or it is an immutable Secret that was superseded a short while
+	// ago. They are neither made, nor changed, nor deleted, and none is in Objects.
 	Keep map[Key]bool
-	// KeepWorkspaces are those of which every Secret is to be kept like that.
+	// KeepWorkspaces are those of which every Secret is to be kept like that, by the
+	// label of its workspace: who may read it cannot be decided now. Their Roles and
+	// RoleBindings are not kept: what the lost decision might have been is a deny.
 	KeepWorkspaces map[manifest.Workspace]bool
 	// Repositories that have a snapshot. Objects of others are left alone: that nothing
 	// is known of them does not mean that they are gone.

@@ -23,7 +23,7 @@ const requestTimeout = 10 * time.Second
 
 // What can stop a write, besides the API server.
 var (
-	errNotLeader = errors.New("the Lease is not held any more")
+	errNotLeader = ErrNotLeading
 	errNotOurs   = errors.New("it was not made by sealward")
 	errOthers    = errors.New("it belongs to agents of another namespace")
 	errDeleting  = errors.New("it is being deleted, and a finalizer holds it")

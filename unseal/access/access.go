@@ -157,12 +157,17 @@ type Scope struct {
 	// instance's roles of the same name.
 	roles   map[manifest.Subject][]manifest.Subject
 	defined map[manifest.Subject]string
+	// members of each role that is defined here, sorted, and grants by the workspace
+	// they are about, in order of paths.
+	members map[manifest.Subject][]manifest.Subject
+	grants  map[manifest.Workspace][]*Grant
 }
 
 // CompileScope compiles the files of one workspace, or of the instance. The
 // order of files does not matter.
 func CompileScope(ws manifest.Workspace, files []File) *Scope {
-	s := &Scope{rules: map[manifest.Workspace]bySubject{}, roles: map[manifest.Subject][]manifest.Subject{}, defined: map[manifest.Subject]string{}}
+	s := &Scope{rules: map[manifest.Workspace]bySubject{}, roles: map[manifest.Subject][]manifest.Subject{}, defined: map[manifest.Subject]string{},
+		members: map[manifest.Subject][]manifest.Subject{}, grants: map[manifest.Workspace][]*Grant{}}
 	files = slices.Clone(files)
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	for _, f := range files {
@@ -178,6 +183,7 @@ func CompileScope(ws manifest.Workspace, files []File) *Scope {
 				continue
 			}
 			s.defined[role] = f.Path
+			s.members[role] = slices.Compact(slices.SortedFunc(slices.Values(f.Manifest.Role.Members), compareSubjects))
 			for _, user := range f.Manifest.Role.Members {
 				s.roles[user] = append(s.roles[user], role)
 			}
@@ -199,6 +205,12 @@ func (s *Scope) addGrant(ws manifest.Workspace, f File) {
 	targets := []manifest.Workspace{ws}
 	if ws.IsInstance() {
 		targets = g.Workspaces
+	}
+	grant := &Grant{Path: f.Path, Name: f.Manifest.Name, Scope: ws, Grant: g}
+	for _, target := range targets {
+		if list := s.grants[target]; len(list) == 0 || list[len(list)-1] != grant { // named twice
+			s.grants[target] = append(list, grant)
+		}
 	}
 	patterns := g.Secrets
 	if len(patterns) == 0 {

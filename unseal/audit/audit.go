@@ -118,7 +118,7 @@ func newEntry(recs []Record) (*entry, error) {
 // and followed by a record of event torn with the SHA-256 of those bytes; the chain goes
 // on from the last whole record. Open looks at the end of the file only; [Verify] at all of it.
 func Open(path string, opts Options) (*Log, error) {
-	return open(path, opts, func(f *os.File) file { return f })
+	return open(path, opts, func(f *os.File) file { return disk{f} })
 }
 
 func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err error) {
@@ -259,18 +259,59 @@ func (l *Log) Append(ctx context.Context, r Record) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	select {
-	case l.queue <- e:
-		err = l.wait(ctx, e)
-	case <-ctx.Done():
-		err = fmt.Errorf("audit log %s: not recorded in time: %w", l.path, context.Cause(ctx))
-	case <-l.closing:
-		err = ErrClosed
-	}
-	if err != nil {
+	if err := l.enter(ctx, e); err != nil {
 		return Record{}, err
 	}
 	return e.recs[len(e.recs)-1], nil
+}
+
+// enter makes the records of e durable, all or none, and completes them.
+func (l *Log) enter(ctx context.Context, e *entry) error {
+	select {
+	case l.queue <- e:
+		return l.wait(ctx, e)
+	case <-ctx.Done():
+		return fmt.Errorf("audit log %s: not recorded in time: %w", l.path, context.Cause(ctx))
+	case <-l.closing:
+		return ErrClosed
+	}
+}
+
+// AppendAll is Append for many records, which become durable with few syncs. After an
+// error some of them may be written.
+func (l *Log) AppendAll(ctx context.Context, records []Record) error {
+	const full = maxBatch / 2
+	batch, size := &entry{done: make(chan error, 1)}, 0
+	flush := func() error {
+		if len(batch.recs) == 0 {
+			return nil
+		}
+		e := batch
+		batch, size = &entry{done: make(chan error, 1)}, 0
+		return l.enter(ctx, e)
+	}
+	for _, r := range records {
+		recs, err := prepare(r)
+		if err != nil {
+			return err
+		}
+		e, err := newEntry(recs)
+		if err != nil {
+			return err
+		}
+		more := 0
+		for _, body := range e.bodies {
+			more += len(body) + linkCost
+		}
+		if size+more > full {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		batch.recs, batch.bodies = append(batch.recs, e.recs...), append(batch.bodies, e.bodies...)
+		size += more
+	}
+	return flush()
 }
 
 func (l *Log) wait(ctx context.Context, e *entry) error {

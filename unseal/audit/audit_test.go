@@ -1069,7 +1069,7 @@ func TestHostileText(t *testing.T) {
 		_, err := l.Append(t.Context(), Record{
 			Seq: 99, Time: time.Unix(0, 0), Prev: s, Torn: s, Count: 7, Reasons: map[string]uint64{s: 1}, Since: time.Unix(1, 0),
 			Event: Read, Decision: Deny, Reason: s, Status: 403, Subject: s, Roles: slicesOf(s, 500), Credential: s, Method: s, Remote: s,
-			Workspace: s, Name: s, Keys: slicesOf(s, 200), Grant: s, Role: s, Path: s,
+			Workspace: s, Name: s, Keys: slicesOf(s, 200), Grant: s, Role: s, Path: s, Target: s,
 		})
 		if err != nil {
 			t.Errorf("%.20q: %v", s, err)
@@ -1098,7 +1098,7 @@ func TestHostileText(t *testing.T) {
 		if r.Torn != "" || r.Count != 0 || r.Reasons != nil || !r.Since.IsZero() || r.Time.Year() < 2000 {
 			t.Errorf("forged: %+v", r)
 		}
-		if r.Reason != Other && r.Reason != "" || len(r.Subject) > maxText || len(r.Path) > maxPath || len(r.Credential) > maxCredential || len(r.Roles) > maxRoles {
+		if len(r.Target) > 2*maxText || r.Reason != Other && r.Reason != "" || len(r.Subject) > maxText || len(r.Path) > maxPath || len(r.Credential) > maxCredential || len(r.Roles) > maxRoles {
 			t.Errorf("unbounded: %+v", r)
 		}
 		keys += len(r.Keys)
@@ -1145,7 +1145,7 @@ func TestLargestRecordFits(t *testing.T) {
 	r := Record{
 		Event: Read, Decision: Allow, Reason: strings.Repeat("a", maxWord), Status: 1 << 30, Subject: worst, Roles: slicesOf(worst, 100),
 		Credential: worst, Method: strings.Repeat("a", maxWord), Remote: worst, Workspace: worst, Name: worst, Grant: worst, Role: worst,
-		Commit: strings.Repeat("a", 64), Path: worst, Blob: strings.Repeat("a", 64),
+		Commit: strings.Repeat("a", 64), Path: worst, Blob: strings.Repeat("a", 64), Target: worst,
 	}
 	for _, keys := range [][]string{slicesOf(worst, 500), slicesOf(`"`, 100_000), slicesOf("", 100_000)} {
 		r.Keys = keys
@@ -1179,6 +1179,49 @@ func TestLargestRecordFits(t *testing.T) {
 	}
 }
 
+// Many records become durable with few syncs, in their order, and the chain holds; what
+// cannot be recorded stops it.
+func TestAppendAll(t *testing.T) {
+	path := newLogPath(t)
+	l, f := openFaulty(t, path, Options{})
+	var all []Record
+	for i := range 5000 {
+		r := aRead(fmt.Sprintf("s%04d", i))
+		r.Event, r.Target = Project, fmt.Sprintf("orders/s%04d", i)
+		all = append(all, r)
+	}
+	before := f.syncs.Load()
+	if err := l.AppendAll(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.syncs.Load() - before; n < 2 || n > 20 {
+		t.Errorf("%d syncs", n)
+	}
+	must(t, l.AppendAll(t.Context(), nil))
+	bad := aRead("x")
+	bad.Commit = "hunter2"
+	if err := l.AppendAll(t.Context(), []Record{bad}); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("%v", err)
+	}
+	f.set(func(f *faulty) { f.writeErr = syscall.ENOSPC })
+	if err := l.AppendAll(t.Context(), all[:1]); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	f.set(func(f *faulty) { f.writeErr = nil })
+	mustClose(t, l)
+	if err := l.AppendAll(t.Context(), all[:1]); !errors.Is(err, ErrClosed) {
+		t.Errorf("%v", err)
+	}
+	if sum := mustVerify(t, path, ""); sum.Records != 5000 {
+		t.Errorf("%d records", sum.Records)
+	}
+	for i, r := range records(t, path) {
+		if r.Target != all[i].Target || r.Event != Project {
+			t.Fatalf("record %d: %+v", i, r)
+		}
+	}
+}
+
 func TestAppendKeepsNoReference(t *testing.T) {
 	path := newLogPath(t)
 	l := mustOpen(t, path)
@@ -1200,7 +1243,7 @@ func TestFieldsAreThoughtAbout(t *testing.T) {
 	for f := range reflect.TypeFor[Record]().Fields() {
 		fields = append(fields, f.Name)
 	}
-	want := "Seq Time Event Decision Reason Status Subject Roles Credential Method Remote Workspace Name Keys Grant Role Commit Path Blob Parts Count Reasons Since Torn Prev"
+	want := "Seq Time Event Decision Reason Status Subject Roles Credential Method Remote Workspace Name Keys Grant Role Commit Path Blob Parts Target Count Reasons Since Torn Prev"
 	if got := strings.Join(fields, " "); got != want {
 		t.Errorf("fields are %s\nwant %s\nCan the new one hold a value? Is it bounded in prepare?", got, want)
 	}
@@ -1265,12 +1308,23 @@ func BenchmarkVerify(b *testing.B) {
 
 // A line that is linked is the one that encode gives, whatever the record holds.
 func TestLinkSpellsAsEncode(t *testing.T) {
+	full := Record{
+		Seq: 1, Time: time.Unix(1, 0), Event: Read, Decision: Allow, Reason: "granted", Status: 200, Subject: "s", Roles: []string{"r"}, Credential: "c", Method: "m", Remote: "::1",
+		Workspace: "w", Name: "n", Keys: []string{"k", "\u2028\xff"}, Grant: "g", Role: "r", Commit: "c", Path: "p", Blob: "b", Parts: map[string]string{`"`: "1"}, Target: "t",
+		Count: 1<<64 - 1, Reasons: map[string]uint64{"b": 2, "a": 1}, Since: time.Unix(2, 5).UTC(), Torn: "t", Prev: "p",
+	}
+	for i, v := 0, reflect.ValueOf(full); i < v.NumField(); i++ {
+		if v.Field(i).IsZero() {
+			t.Errorf("%s is not set, so its spelling is not tested", v.Type().Field(i).Name)
+		}
+	}
 	for _, now := range []time.Time{
 		time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 5, 1, 12, 0, 0, 120_000_000, time.FixedZone("", 3600)), time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC),
 	} {
 		for _, r := range []Record{
 			{Event: Start},
 			{Event: Torn, Torn: genesis},
+			full,
 			{Event: Read, Decision: Allow, Reason: "granted", Status: 200, Subject: `users:id:"<&>\`, Roles: []string{"a", "b"}, Keys: []string{"k"}, Parts: map[string]string{"b": "2", "a": "1"}, Since: now.UTC()},
 		} {
 			line, p, err := extend(nil, place{41, genesis}, &r, now)

@@ -32,4 +32,6 @@ func (f Filter) Match(r Record) bool {
 }
 
 // Events that a record can tell of, as a closed list.
-func Events() []Event { return []Event{Read, List, Unauthenticated, Torn, Start, Stop, Sync, Approve} }
+func Events() []Event {
+	return []Event{Read, List, Unauthenticated, Torn, Start, Stop, Sync, Approve, Project}
+}

@@ -103,7 +103,7 @@ func (s *server) hook(w http.ResponseWriter, r *http.Request) {
 		case err != nil:
 			return // the caller hung up
 		case good:
-			s.Follower.Look()
+			s.look()
 			w.WriteHeader(http.StatusAccepted)
 			return
 		}

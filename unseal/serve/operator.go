@@ -43,8 +43,16 @@ func (s *server) sync(w http.ResponseWriter, r *request, rec audit.Record) {
 	if !s.answer(w, r, rec) {
 		return
 	}
-	s.Follower.Look()
+	s.look()
 	w.WriteHeader(http.StatusAccepted)
+}
+
+// look has the remotes looked at, and others told of it.
+func (s *server) look() {
+	s.Follower.Look()
+	if s.Looked != nil {
+		s.Looked()
+	}
 }
 
 // ApprovalJSON is the body of POST /v1/approvals.

@@ -27,6 +27,52 @@ type StatusJSON struct {
 	Held      []HeldJSON      `json:"held"`
 	Contested []ContestedJSON `json:"contested"`
 	Problems  []ProblemJSON   `json:"problems"`
+	// Cluster is nil where the agent takes part in none, and for those who are neither
+	// operators nor monitors.
+	Cluster *ClusterJSON `json:"cluster,omitempty"`
+}
+
+// ClusterJSON tells how the agent takes part in a Kubernetes cluster. Only the replica
+// that leads knows how the cluster stands.
+type ClusterJSON struct {
+	Namespace string `json:"namespace"` // of the Lease
+	Identity  string `json:"identity"`  // of this replica
+	Leader    string `json:"leader"`    // identity of the replica that writes, as last seen; "" for none
+	Leading   bool   `json:"leading"`   // this replica does
+	// Waiting says why the leader does not write what this replica would; "" when it does.
+	Waiting string    `json:"waiting,omitempty"`
+	Synced  time.Time `json:"synced,omitzero"` // when everything last stood as planned
+	// Pending are objects that were not looked at yet since the newest plan.
+	Pending int                `json:"pending"`
+	Objects []ClusterCountJSON `json:"objects"`
+	Held    int                `json:"held"` // objects whose removal waits for the operator's word
+	// SkewSeconds is how far this machine's clock is ahead of the API server's, where
+	// that is too much.
+	SkewSeconds  float64              `json:"skewSeconds,omitempty"`
+	ProblemCount int                  `json:"problemCount"`
+	Problems     []ClusterProblemJSON `json:"problems"` // the first of them
+}
+
+// ClusterCountJSON counts objects of one kind.
+type ClusterCountJSON struct {
+	Kind    string `json:"kind"`
+	Desired int    `json:"desired"`
+	Ready   int    `json:"ready"` // stand as planned; of the replica that leads
+}
+
+// ClusterProblemJSON is something that does not stand in the cluster as it should.
+type ClusterProblemJSON struct {
+	Kind       string    `json:"kind,omitempty"`
+	Namespace  string    `json:"namespace,omitempty"`
+	Name       string    `json:"name,omitempty"`
+	Repository string    `json:"repository,omitempty"`
+	Workspace  string    `json:"workspace,omitempty"`
+	Secret     string    `json:"secret,omitempty"`
+	Grant      string    `json:"grant,omitempty"`
+	Reason     string    `json:"reason"`
+	Message    string    `json:"message"`
+	Since      time.Time `json:"since,omitzero"`
+	Next       time.Time `json:"next,omitzero"` // when it is tried again; zero: after a change
 }
 
 // SourceJSON tells what is served of one repository, and how following it goes.
@@ -178,6 +224,9 @@ func (s *server) statusOf(r *request) StatusJSON {
 		if sight.all {
 			out.Contested = append(out.Contested, ContestedJSON{Workspace: ws.String(), Sources: sources})
 		}
+	}
+	if s.Cluster != nil && sight.all {
+		out.Cluster = s.Cluster()
 	}
 	slices.SortFunc(out.Contested, func(a, b ContestedJSON) int { return strings.Compare(a.Workspace, b.Workspace) })
 	return out

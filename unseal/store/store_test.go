@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,33 @@ func TestWhatIsCommittedComesBack(t *testing.T) {
 	for _, v := range []string{"hunter2", "changed", "aHVudGVyMg"} {
 		if bytes.Contains(text, []byte(v)) {
 			t.Errorf("the file holds %s", v)
+		}
+	}
+}
+
+// What only Kubernetes Secrets have comes back; a record without it, as all were once,
+// is read as before.
+func TestKubernetesPartComesBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	rings := ringOf(t, "orders")
+	s := mustOpen(t, path)
+	a, b := record(t, "orders", "a", "b1", "v1"), record(t, "orders", "b", "b2", "v2")
+	yes := true
+	a.Good.Kubernetes = &manifest.KubernetesSecret{Type: manifest.TypeTLS, Namespace: "orders", Labels: []manifest.Pair{{Key: "team", Value: "shop"}}, Annotations: []manifest.Pair{{Key: "note", Value: "x"}}, Immutable: &yes}
+	if err := s.Commit(store.Update{Source: "src", Commit: "c1", Put: []*unseal.Record{a, b}}, rings); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := mustOpen(t, path).Load(rings)
+	if err != nil || len(st.Records) != 2 {
+		t.Fatal(st.Records, err)
+	}
+	for _, r := range st.Records {
+		want := map[string]*manifest.KubernetesSecret{a.Path: a.Good.Kubernetes, b.Path: nil}[r.Path]
+		if !reflect.DeepEqual(r.Good.Kubernetes, want) {
+			t.Errorf("%s: got %+v, want %+v", r.Path, r.Good.Kubernetes, want)
 		}
 	}
 }
