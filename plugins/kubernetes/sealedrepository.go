@@ -53,7 +53,7 @@ const (
 
 // Bounds of a status; crd.yaml has the same.
 const (
-	maxStatusList     = 50
+	maxStatusList = 50
 	maxNamespaces = 64
 	maxText       = 1024
 )

@@ -63,7 +63,7 @@ func newWorld(t *testing.T, name string) *world {
 	w := &world{t: t, dir: t.TempDir(), lease: 2 * time.Second, interval: "1h"}
 	w.namespace, w.target = c.Namespace(t, name+"-sealward"), c.Namespace(t, name+"-orders")
 	kubectl(t, string(kubernetes.CRD), "apply", "--server-side", "-f", "-")
-	kubectl(t, strings.NewReplacer("AGENTS", w.namespace, "TARGET", w.target).Replace(rights), "apply", "-f", "-")
+	w.rights()
 
 	root := filepath.Join(w.dir, "git")
 	w.run(w.dir, "init", "-q", "--bare", "-b", "main", filepath.Join(root, "secrets.git"))
@@ -93,47 +93,15 @@ func newWorld(t *testing.T, name string) *world {
 	return w
 }
 
-// rights are what docs/cluster.md gives the agents, and nothing more.
-const rights = `apiVersion: v1
-kind: ServiceAccount
-metadata: {name: sealward, namespace: AGENTS}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: sealward, namespace: AGENTS}
-rules:
-  - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
-  - {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [sealward], verbs: [get, update]}
-  - {apiGroups: [sealward.dev], resources: [sealedrepositories], verbs: [list, watch, create, patch]}
-  - {apiGroups: [sealward.dev], resources: [sealedrepositories/status], verbs: [patch]}
-  - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: sealward, namespace: AGENTS}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: sealward}
-subjects: [{kind: ServiceAccount, name: sealward, namespace: AGENTS}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: AGENTS-tokenreview}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:auth-delegator"}
-subjects: [{kind: ServiceAccount, name: sealward, namespace: AGENTS}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: sealward-agent, namespace: TARGET}
-rules:
-  - {apiGroups: [""], resources: [secrets], verbs: [get, list, watch, create, patch, delete]}
-  - {apiGroups: [rbac.authorization.k8s.io], resources: [roles, rolebindings], verbs: [get, list, watch, create, patch, delete]}
-  - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: sealward-agent, namespace: TARGET}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: sealward-agent}
-subjects: [{kind: ServiceAccount, name: sealward, namespace: AGENTS}]
-`
+// rights gives the agents those of the example, and nothing more.
+func (w *world) rights() {
+	w.t.Helper()
+	for file, namespace := range map[string]string{"base/rbac.yaml": w.namespace, "components/workspace/rbac.yaml": w.target} {
+		text, err := os.ReadFile("../../examples/cluster/" + file)
+		must(w.t, err)
+		kubectl(w.t, strings.NewReplacer("namespace: sealward}", "namespace: "+w.namespace+"}", "sealward-tokenreview", w.namespace+"-tokenreview").Replace(string(text)), "apply", "-n", namespace, "-f", "-")
+	}
+}
 
 // run is git with nobody's settings.
 func (w *world) run(dir string, args ...string) string {
