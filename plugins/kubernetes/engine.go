@@ -99,6 +99,9 @@ type entry struct {
 	busy, again bool
 	// recorded: the audit knows of the values that this try to write sends.
 	recorded bool
+	// bindings are RoleBindings that wait until this Role stands: the API server wants to
+	// know what they give.
+	bindings map[Key]bool
 	lastSent time.Time
 	repairs  int // writes in a row, each soon after the one before, with the same wish
 }
@@ -209,8 +212,9 @@ func (e *Engine) Apply(p *Plan) {
 			en.object, en.want, en.accepted, en.repairs = obj, digest{}, digest{}, 0
 			en.state = pending
 			look = append(look, key)
-		case en.problem != nil && en.problem.Reason == NotOurs && e.run != nil:
-			e.run.limiter.Forget(key)
+			e.forgive(key)
+		case en.problem != nil && en.problem.Reason == NotOurs:
+			e.forgive(key)
 			look = append(look, key)
 		}
 	}
@@ -220,6 +224,11 @@ func (e *Engine) Apply(p *Plan) {
 		if gone {
 			en.object, en.want, en.accepted, en.repairs = nil, digest{}, digest{}, 0
 			en.state = pending
+			e.forgive(key)
+			for binding := range en.bindings {
+				look = append(look, binding)
+			}
+			en.bindings = nil
 		}
 		// What is not in the plan is judged anew: it may be known by now whose it is.
 		if gone || keep != kept[key] || en.object == nil && en.current() != nil {
@@ -237,6 +246,13 @@ func (e *Engine) Apply(p *Plan) {
 		}
 	}
 	e.touch()
+}
+
+// forgive has an object tried at once, however often it failed before.
+func (e *Engine) forgive(key Key) {
+	if e.run != nil {
+		e.run.limiter.Forget(key)
+	}
 }
 
 // Know notes what a plan has, without holding the cluster to it: what a replica that
@@ -628,6 +644,17 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 			return
 		}
 	}
+	if obj != nil && key.Kind == KindRoleBinding {
+		role := Key{KindRole, key.Namespace, obj.Binding.RoleRef.Name}
+		if other := e.entries[role]; other != nil && other.object != nil && other.current() == nil {
+			if other.bindings == nil {
+				other.bindings = map[Key]bool{}
+			}
+			other.bindings[key] = true
+			e.set(key, en, waiting)
+			return
+		}
+	}
 	if wait := e.mustWait(key, w, now, urgent); wait > 0 {
 		e.set(key, en, waiting)
 		e.enqueueAfter(key, wait)
@@ -850,6 +877,12 @@ func (e *Engine) fail(r *run, key Key, en *entry, f failure, again bool) {
 func (e *Engine) end1(key Key, en *entry, s state) {
 	e.pose(&en.problem, Problem{})
 	e.set(key, en, s)
+	if s == ready && en.bindings != nil {
+		for binding := range en.bindings {
+			e.enqueue(binding)
+		}
+		en.bindings = nil
+	}
 }
 
 // answered notes that a write to a namespace succeeded.
