@@ -122,7 +122,7 @@ func TestRoleThatLacksAVerb(t *testing.T) {
 	p.stands(2)
 	// A right that the agent does not hold it cannot give.
 	wide := role(p.ns, "wide")
-	wide.Role.Rules = []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"create"}}}
+	wide.Role.Rules = []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get"}, ResourceNames: []string{"db"}}}
 	p.Apply(plan(p.ns, secret(p.ns, "db", "password", "x"), wide))
 	if problem := p.problem(kubernetes.Forbidden); problem.Key.Name != "wide" || !strings.Contains(problem.Message, "does not hold the rights") {
 		t.Errorf("the problem is %+v", problem)

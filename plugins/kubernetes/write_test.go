@@ -274,7 +274,7 @@ func TestForeignPermissions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.Apply(plan(p.ns, role(p.ns, "theirs", "db"), binding(p.ns, "theirs", "handed", "shop"), role(p.ns, "handed", "db"), binding(p.ns, "handed", "handed", "shop")))
+	p.Apply(plan(p.ns, secret(p.ns, "db", "password", "x"), role(p.ns, "theirs", "db"), binding(p.ns, "theirs", "handed", "shop"), role(p.ns, "handed", "db"), binding(p.ns, "handed", "handed", "shop")))
 	until(t, "two stand and two are not ours", func() bool {
 		r := p.Report()
 		return r.Ready[kubernetes.KindRole] == 1 && r.Ready[kubernetes.KindRoleBinding] == 1 && len(r.Problems) == 2 && r.Problems[1].Reason == kubernetes.NotOurs
