@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -243,7 +244,8 @@ func (e *Engine) Apply(p *Plan) {
 func (e *Engine) Run(ctx context.Context) {
 	e.running.Lock()
 	defer e.running.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
+	// What client-go logs by itself may hold whole objects.
+	ctx, cancel := context.WithCancel(logr.NewContext(ctx, logr.Discard()))
 	defer cancel()
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstBackoff, mostBackoff)
 	r := &run{ctx: ctx, limiter: limiter, approve: make(chan struct{}, 1),

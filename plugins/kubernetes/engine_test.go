@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -33,14 +34,16 @@ const agentNamespace = "sealward-system"
 // account that may do what the documentation gives it, and nothing more.
 type projector struct {
 	*kubernetes.Engine
-	t      *testing.T
-	c      *kubetest.Cluster
-	ns     string
-	client client.Interface
-	calls  *calls
-	log    *lockedBuffer
-	cancel context.CancelFunc
-	done   chan struct{}
+	t  *testing.T
+	c  *kubetest.Cluster
+	ns string
+	// account is the namespace of the engine's service account.
+	account string
+	client  client.Interface
+	calls   *calls
+	log     *lockedBuffer
+	cancel  context.CancelFunc
+	done    chan struct{}
 
 	mu     sync.Mutex
 	events []kubernetes.Problem
@@ -66,9 +69,9 @@ func stoppedProjector(t *testing.T, ns string, opts ...option) *projector {
 	t.Helper()
 	c := kubetest.Need(t, cluster)
 	p := &projector{t: t, c: c, ns: ns, calls: &calls{}, log: &lockedBuffer{}}
-	account := c.Namespace(t, "agent")
-	allow(t, ns, account)
-	cfg := c.As(t, account, "sealward")
+	p.account = c.Namespace(t, "agent")
+	allow(t, ns, p.account)
+	cfg := c.As(t, p.account, "sealward")
 	cfg.Wrap(p.calls.wrap)
 	var err error
 	if p.client, err = client.NewForConfig(cfg); err != nil {
@@ -76,7 +79,7 @@ func stoppedProjector(t *testing.T, ns string, opts ...option) *projector {
 	}
 	config := kubernetes.EngineConfig{
 		Client: p.client, Agent: agentNamespace, Guard: kubernetes.PruneGuard{Percent: 25, Count: 20},
-		Log: slog.New(slog.NewTextHandler(p.log, nil)),
+		Log: newLog(p.log),
 		Event: func(problem kubernetes.Problem) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -123,6 +126,16 @@ func allow(t testing.TB, ns, account string) {
 	if _, err := cluster.Client.RbacV1().RoleBindings(ns).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// clientOf talks as a service account.
+func clientOf(t testing.TB, ns, name string) client.Interface {
+	t.Helper()
+	i, err := client.NewForConfig(cluster.As(t, ns, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
 }
 
 // meta is what a planner puts on an object.
@@ -254,8 +267,10 @@ func (p *projector) hides(values ...string) {
 type calls struct {
 	mu    sync.Mutex
 	lines []string
-	// before is asked first; an error is the answer.
-	before func(*http.Request) error
+	// before is asked first; an error, or a response of instead, is the answer.
+	before  func(*http.Request) error
+	instead func(*http.Request) *http.Response
+	watches []io.Closer
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -266,16 +281,46 @@ func (c *calls) wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		c.mu.Lock()
 		c.lines = append(c.lines, r.Method+" "+r.URL.RequestURI())
-		before := c.before
+		before, instead := c.before, c.instead
 		c.mu.Unlock()
 		if before != nil {
 			if err := before(r); err != nil {
 				return nil, err
 			}
 		}
-		return next.RoundTrip(r)
+		if instead != nil {
+			if response := instead(r); response != nil {
+				return response, nil
+			}
+		}
+		watch := r.URL.Query().Get("watch") != ""
+		response, err := next.RoundTrip(r)
+		if watch && err == nil {
+			c.mu.Lock()
+			c.watches = append(c.watches, response.Body)
+			c.mu.Unlock()
+		}
+		return response, err
 	})
 }
+
+func (c *calls) answer(f func(*http.Request) *http.Response) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.instead = f
+}
+
+// breakWatches cuts every watch that stands.
+func (c *calls) breakWatches() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.watches {
+		w.Close()
+	}
+	c.watches = nil
+}
+
+func newLog(b *lockedBuffer) *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
 
 func (c *calls) intercept(f func(*http.Request) error) {
 	c.mu.Lock()

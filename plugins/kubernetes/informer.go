@@ -16,7 +16,6 @@ import (
 	"time"
 	"unique"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -272,8 +271,6 @@ func (e errWatch) Error() string { return e.text }
 
 // run watches until ctx ends.
 func (w *watcher) run(ctx context.Context) {
-	// A reflector's own log lines hold whole objects.
-	ctx = logr.NewContext(ctx, logr.Discard())
 	hide := func(err error) error {
 		if err == nil || ctx.Err() != nil {
 			return err

@@ -266,7 +266,6 @@ func TestForeignPermissions(t *testing.T) {
 	p := newProjector(t)
 	roles, bindings := cluster.Client.RbacV1().Roles(p.ns), cluster.Client.RbacV1().RoleBindings(p.ns)
 	adopt := map[string]string{kubernetes.AdoptAnnotation: "true"}
-	defer func() { t.Logf("%+v", p.Report()) }()
 	for name, annotations := range map[string]map[string]string{"theirs": nil, "handed": adopt} {
 		if _, err := roles.Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get"}}}}, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -278,7 +277,7 @@ func TestForeignPermissions(t *testing.T) {
 	p.Apply(plan(p.ns, role(p.ns, "theirs", "db"), binding(p.ns, "theirs", "handed", "shop"), role(p.ns, "handed", "db"), binding(p.ns, "handed", "handed", "shop")))
 	until(t, "two stand and two are not ours", func() bool {
 		r := p.Report()
-		return r.Ready[kubernetes.KindRole] == 1 && r.Ready[kubernetes.KindRoleBinding] == 1 && len(r.Problems) == 2
+		return r.Ready[kubernetes.KindRole] == 1 && r.Ready[kubernetes.KindRoleBinding] == 1 && len(r.Problems) == 2 && r.Problems[1].Reason == kubernetes.NotOurs
 	})
 	for _, problem := range p.Report().Problems {
 		if problem.Reason != kubernetes.NotOurs || problem.Key.Name != "theirs" || problem.Origin.Grant == "" {

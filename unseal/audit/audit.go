@@ -118,7 +118,7 @@ func newEntry(recs []Record) (*entry, error) {
 // and followed by a record of event torn with the SHA-256 of those bytes; the chain goes
 // on from the last whole record. Open looks at the end of the file only; [Verify] at all of it.
 func Open(path string, opts Options) (*Log, error) {
-	return open(path, opts, func(f *os.File) file { return f })
+	return open(path, opts, func(f *os.File) file { return disk{f} })
 }
 
 func open(path string, opts Options, wrap func(*os.File) file) (_ *Log, err error) {
@@ -301,7 +301,7 @@ func (l *Log) AppendAll(ctx context.Context, records []Record) error {
 		}
 		more := 0
 		for _, body := range e.bodies {
-			more += len(body) + len(unlinkedStart) + len(unlinkedEnd) + len(genesis) + 64
+			more += len(body) + linkCost
 		}
 		if size+more > full {
 			if err := flush(); err != nil {

@@ -1308,12 +1308,23 @@ func BenchmarkVerify(b *testing.B) {
 
 // A line that is linked is the one that encode gives, whatever the record holds.
 func TestLinkSpellsAsEncode(t *testing.T) {
+	full := Record{
+		Seq: 1, Time: time.Unix(1, 0), Event: Read, Decision: Allow, Reason: "granted", Status: 200, Subject: "s", Roles: []string{"r"}, Credential: "c", Method: "m", Remote: "::1",
+		Workspace: "w", Name: "n", Keys: []string{"k", "\u2028\xff"}, Grant: "g", Role: "r", Commit: "c", Path: "p", Blob: "b", Parts: map[string]string{`"`: "1"}, Target: "t",
+		Count: 1<<64 - 1, Reasons: map[string]uint64{"b": 2, "a": 1}, Since: time.Unix(2, 5).UTC(), Torn: "t", Prev: "p",
+	}
+	for i, v := 0, reflect.ValueOf(full); i < v.NumField(); i++ {
+		if v.Field(i).IsZero() {
+			t.Errorf("%s is not set, so its spelling is not tested", v.Type().Field(i).Name)
+		}
+	}
 	for _, now := range []time.Time{
 		time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 5, 1, 12, 0, 0, 120_000_000, time.FixedZone("", 3600)), time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC),
 	} {
 		for _, r := range []Record{
 			{Event: Start},
 			{Event: Torn, Torn: genesis},
+			full,
 			{Event: Read, Decision: Allow, Reason: "granted", Status: 200, Subject: `users:id:"<&>\`, Roles: []string{"a", "b"}, Keys: []string{"k"}, Parts: map[string]string{"b": "2", "a": "1"}, Since: now.UTC()},
 		} {
 			line, p, err := extend(nil, place{41, genesis}, &r, now)

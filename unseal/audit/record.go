@@ -15,6 +15,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/sealward/sealward/unseal/jsontext"
 )
 
 // Event is what a record tells of; the set is closed.
@@ -135,11 +137,12 @@ func prepare(r Record) ([]Record, error) {
 	default:
 		return nil, errors.New("audit record: Append takes the events read, list, start, stop, sync, approve and project; this is an error in the caller")
 	}
-	ids := append(slices.Collect(maps.Values(r.Parts)), r.Commit, r.Blob)
-	for _, id := range ids {
-		if !isObjectID(id) {
-			return nil, errors.New("audit record: commit and blob must be hexadecimal object ids; this is an error in the caller")
-		}
+	ids := isObjectID(r.Commit) && isObjectID(r.Blob)
+	for _, blob := range r.Parts {
+		ids = ids && isObjectID(blob)
+	}
+	if !ids {
+		return nil, errors.New("audit record: commit and blob must be hexadecimal object ids; this is an error in the caller")
 	}
 
 	keys := make([]string, len(r.Keys))
@@ -219,12 +222,14 @@ func clean(s string, max int) string {
 	if cut {
 		s = s[:max]
 	}
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return utf8.RuneError
-	}, s)
+	if !isPlain(s) {
+		s = strings.Map(func(r rune) rune {
+			if unicode.IsPrint(r) {
+				return r
+			}
+			return utf8.RuneError
+		}, s)
+	}
 	const mark = "…"
 	if cut || len(s) > max {
 		for n := min(len(s), max-len(mark)); ; n-- {
@@ -234,6 +239,16 @@ func clean(s string, max int) string {
 		}
 	}
 	return s
+}
+
+// isPlain reports that s is printable ASCII.
+func isPlain(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 func cleanRoles(roles []string) []string {
@@ -272,7 +287,12 @@ func isObjectID(s string) bool {
 }
 
 func isHex(s string) bool {
-	return strings.Trim(s, "0123456789abcdef") == ""
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // place is a point in the chain: the last record's number and hash.
@@ -290,22 +310,65 @@ func extend(buf []byte, p place, r *Record, now time.Time) ([]byte, place, error
 	return link(buf, p, r, body, now)
 }
 
-// The start and the end of a record without a place in the chain.
-const (
-	unlinkedStart = `{"seq":0,"time":"0001-01-01T00:00:00Z"`
-	unlinkedEnd   = `,"prev":""}`
-)
-
-// spell gives what of a record's line does not hang on its place in the chain. That is
-// most of the work, and those who append do it side by side.
+// spell gives what of a record's line does not hang on its place in the chain, as encode
+// would. That is most of the work, and those who append do it side by side.
 func spell(r Record) ([]byte, error) {
-	r.Seq, r.Time, r.Prev = 0, time.Time{}, ""
-	line, err := encode(r)
-	if err != nil {
-		return nil, err
+	buf := make([]byte, 0, 512)
+	text := func(name string, s string) { buf = jsontext.Field(buf, name, s) }
+	list := func(name string, l []string) {
+		if len(l) > 0 {
+			buf = jsontext.Strings(jsontext.Name(buf, name), l)
+		}
 	}
-	return line[len(unlinkedStart) : len(line)-len(unlinkedEnd)], nil
+	buf = jsontext.String(append(buf, `,"event":`...), string(r.Event))
+	text("decision", string(r.Decision))
+	text("reason", r.Reason)
+	if r.Status != 0 {
+		buf = strconv.AppendInt(jsontext.Name(buf, "status"), int64(r.Status), 10)
+	}
+	text("subject", r.Subject)
+	list("roles", r.Roles)
+	text("credential", r.Credential)
+	text("method", r.Method)
+	text("remote", r.Remote)
+	text("workspace", r.Workspace)
+	text("name", r.Name)
+	list("keys", r.Keys)
+	text("grant", r.Grant)
+	text("role", r.Role)
+	text("commit", r.Commit)
+	text("path", r.Path)
+	text("blob", r.Blob)
+	if len(r.Parts) > 0 {
+		buf = append(jsontext.Name(buf, "parts"), '{')
+		for _, name := range slices.Sorted(maps.Keys(r.Parts)) {
+			buf = jsontext.String(jsontext.Name(buf, name), r.Parts[name])
+		}
+		buf = append(buf, '}')
+	}
+	text("target", r.Target)
+	if r.Count != 0 {
+		buf = strconv.AppendUint(jsontext.Name(buf, "count"), r.Count, 10)
+	}
+	if len(r.Reasons) > 0 {
+		buf = append(jsontext.Name(buf, "reasons"), '{')
+		for _, reason := range slices.Sorted(maps.Keys(r.Reasons)) {
+			buf = strconv.AppendUint(jsontext.Name(buf, reason), r.Reasons[reason], 10)
+		}
+		buf = append(buf, '}')
+	}
+	if !r.Since.IsZero() {
+		buf = jsontext.Time(jsontext.Name(buf, "since"), r.Since)
+	}
+	text("torn", r.Torn)
+	if len(buf) > maxRecord {
+		return nil, fmt.Errorf("audit record: %d bytes, more than %d", len(buf), maxRecord)
+	}
+	return buf, nil
 }
+
+// linkCost bounds what link adds to a body.
+const linkCost = 192
 
 // link gives r, which is spelled as body, its place in the chain, and appends its line
 // to buf. The line is the one that encode would give.

@@ -7,7 +7,9 @@ package serve
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,12 +17,14 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/unseal"
 	"github.com/sealward/sealward/unseal/access"
 	"github.com/sealward/sealward/unseal/audit"
+	"github.com/sealward/sealward/unseal/jsontext"
 )
 
 // auditor is what serving needs of an audit.Log.
@@ -91,7 +95,7 @@ type server struct {
 	addresses  *limiter
 	denials    *limiter
 	waits      waits
-	tagKey     []byte // of ETags
+	taggers    sync.Pool // of *tagger; their key is made anew in each process
 	started    time.Time
 	browser    *browser
 }
@@ -106,8 +110,9 @@ func New(cfg Config) http.Handler {
 	s.identities = newLimiter(orDefault(cfg.Limits.PerIdentity, 1_000), cfg.Now)
 	s.denials = newLimiter(orDefault(cfg.Limits.Denials, 50), cfg.Now)
 	s.addresses = newLimiter(orDefault(cfg.Limits.PerAddress, 10), cfg.Now)
-	s.tagKey = make([]byte, 32)
-	_, _ = rand.Read(s.tagKey) // never fails
+	tagKey := make([]byte, 32)
+	_, _ = rand.Read(tagKey) // never fails
+	s.taggers.New = func() any { return &tagger{mac: hmac.New(sha256.New, tagKey)} }
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
@@ -439,6 +444,26 @@ func metadata(snapshot *unseal.Snapshot, sec *unseal.Secret) Metadata {
 		}
 	}
 	return m
+}
+
+// appendJSON appends the fields to an object that was begun.
+func (m Metadata) appendJSON(buf []byte) []byte {
+	buf = jsontext.String(jsontext.Name(buf, "name"), m.Name)
+	buf = jsontext.Field(buf, "workspace", m.Workspace)
+	buf = jsontext.String(jsontext.Name(buf, "kind"), m.Kind)
+	buf = jsontext.String(jsontext.Name(buf, "version"), m.Version)
+	buf = jsontext.String(jsontext.Name(buf, "type"), m.Type)
+	buf = jsontext.String(jsontext.Name(buf, "acl"), m.ACL)
+	buf = jsontext.Field(buf, "layer", m.Layer)
+	if len(m.Tags) > 0 {
+		buf = jsontext.Strings(jsontext.Name(buf, "tags"), m.Tags)
+	}
+	buf = jsontext.Field(jsontext.Field(buf, "description", m.Description), "owner", m.Owner)
+	buf = jsontext.String(jsontext.Name(buf, "generation"), m.Generation)
+	if m.StaleSince != nil {
+		buf = jsontext.Time(jsontext.Name(buf, "staleSince"), *m.StaleSince)
+	}
+	return buf
 }
 
 // ListJSON is the answer to listing a workspace.
