@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/sealward/sealward/plugins/kubernetes/kubetest"
 )
 
@@ -51,6 +53,9 @@ func watchRights(t *testing.T, c *kubetest.Cluster) *rights {
 		if asked := right(r); asked != "" {
 			w.mu.Lock()
 			w.had[asked] = true
+			if r.Header.Get("Content-Type") == string(types.ApplyPatchType) && !strings.Contains(asked, "/status ") {
+				w.had[strings.Replace(asked, "patch", "create", 1)] = true // an apply makes what is missing
+			}
 			w.mu.Unlock()
 		}
 		proxy.ServeHTTP(rw, r)
@@ -60,6 +65,12 @@ func watchRights(t *testing.T, c *kubetest.Cluster) *rights {
 	t.Cleanup(func() { w.CloseClientConnections(); w.Close() })
 	w.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.Certificate().Raw})
 	return w
+}
+
+func (w *rights) used(right string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.had[right]
 }
 
 // right is what RBAC is asked for with a request.
