@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -835,15 +836,58 @@ func (e *Engine) answers() {
 	e.outage.until, e.outage.failures = time.Time{}, 0
 	close(e.outage.over)
 	e.outage.over = make(chan struct{})
+	for key, en := range e.entries {
+		if en.state == waiting {
+			e.enqueue(key)
+		}
+	}
 }
 
-// out notes that it does not: one request after each wait finds out whether it does again.
+// out notes that it does not.
 func (e *Engine) out(f failure, now time.Time) {
 	if !now.Before(e.outage.until) {
 		e.outage.until = now.Add(max(backoff(firstBackoff, outageBackoff, e.outage.failures), f.after))
 		e.outage.failures++
 	}
+	began := e.outage.problem == nil
 	e.pose(&e.outage.problem, Problem{Reason: f.reason, Message: f.message, Next: e.outage.until})
+	if began {
+		go e.probe(e.run)
+	}
+}
+
+// probe finds out whether the API server answers again, also where nothing is to be written.
+func (e *Engine) probe(r *run) {
+	for {
+		e.mu.Lock()
+		if e.run != r || e.outage.problem == nil {
+			e.mu.Unlock()
+			return
+		}
+		wait, over := e.outage.until.Sub(e.cfg.Now()), e.outage.over
+		e.mu.Unlock()
+		timer := time.NewTimer(wait)
+		select {
+		case <-r.ctx.Done():
+		case <-over:
+		case <-timer.C:
+		}
+		timer.Stop()
+		ctx, cancel := context.WithTimeout(r.ctx, requestTimeout)
+		err := e.rest(KindSecret).Get().AbsPath("/version").MaxRetries(0).Do(ctx).Error()
+		cancel()
+		f := failure{}
+		if err != nil {
+			f = e.explain(Key{}, nil, &opError{"get", err})
+		}
+		e.mu.Lock()
+		if e.run == r && err != nil && (f.gate || !errors.As(err, new(apierrors.APIStatus))) {
+			e.out(f, e.cfg.Now())
+		} else if e.run == r {
+			e.answers()
+		}
+		e.unlock()
+	}
 }
 
 // recovered is closed when the API server answers again.

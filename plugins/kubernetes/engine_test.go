@@ -3,6 +3,7 @@ package kubernetes_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	client "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/sealward/sealward/plugins/kubernetes"
 	"github.com/sealward/sealward/plugins/kubernetes/kubetest"
@@ -322,3 +324,5 @@ func TestAPlanComesToStand(t *testing.T) {
 		t.Errorf("the log is\n%s", log)
 	}
 }
+
+func tlsOf(cfg *rest.Config) (*tls.Config, error) { return rest.TLSConfigFor(cfg) }

@@ -184,7 +184,7 @@ func pairs(h io.Writer, m map[string]string, only func(string) bool) {
 
 // reduce drops everything that need not be remembered, every value first of all.
 func (d *digester) reduce(o object) *observed {
-	owned := ownedFields(o)
+	owned := ownedFields(o, true)
 	return &observed{
 		name:       o.GetName(),
 		uid:        o.GetUID(),
@@ -197,7 +197,7 @@ func (d *digester) reduce(o object) *observed {
 	}
 }
 
-// owned is what managedFields say that sealward set. Its form is that of FieldsV1.
+// owned is what managedFields say that somebody set. Its form is that of FieldsV1.
 type owned struct {
 	Metadata struct {
 		Labels      map[string]json.RawMessage `json:"f:labels"`
@@ -206,10 +206,10 @@ type owned struct {
 	next *owned
 }
 
-// ownedFields is nil where sealward set nothing.
-func ownedFields(o object) (fields *owned) {
+// ownedFields are those that sealward set, or those that others did; nil for none.
+func ownedFields(o object, ours bool) (fields *owned) {
 	for _, entry := range o.GetManagedFields() {
-		if entry.Manager != FieldManager || entry.FieldsV1 == nil {
+		if (entry.Manager == FieldManager) != ours || entry.FieldsV1 == nil {
 			continue
 		}
 		one := &owned{next: fields}

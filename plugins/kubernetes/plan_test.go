@@ -106,6 +106,13 @@ func (r *repo) put(rec *unseal.Record) {
 // file writes one manifest; what is "orders/db" or "orders/db/part".
 func (r *repo) file(what string, kind manifest.SecretType, values []unseal.Value) *unseal.Record {
 	r.t.Helper()
+	rec := r.build(what, kind, values)
+	r.put(rec)
+	return rec
+}
+
+func (r *repo) build(what string, kind manifest.SecretType, values []unseal.Value) *unseal.Record {
+	r.t.Helper()
 	ws, rest, _ := strings.Cut(what, "/")
 	path := scope(ws).Folder() + "/secrets/" + rest + ".yaml"
 	place, ours, err := manifest.Locate(path)
@@ -113,12 +120,10 @@ func (r *repo) file(what string, kind manifest.SecretType, values []unseal.Value
 		r.t.Fatal(path, err)
 	}
 	blob := blobOf(values)
-	rec := &unseal.Record{Path: path, Place: place, Blob: blob, Good: &unseal.Content{
+	return &unseal.Record{Path: path, Place: place, Blob: blob, Good: &unseal.Content{
 		Provenance: unseal.Provenance{Path: path, Blob: blob, Commit: fmt.Sprintf("%040d", r.commits), Time: start.Add(time.Duration(r.commits) * time.Minute)},
 		Kind:       manifest.KindSecret, Type: kind, ACL: manifest.Read, Values: values,
 	}}
-	r.put(rec)
-	return rec
 }
 
 func (r *repo) secret(what string, values ...string) *unseal.Record {
@@ -449,6 +454,25 @@ func TestWhatIsServedIsProjected(t *testing.T) {
 	if len(o.Data) != 1 || string(o.Data["a"]) != "1" || strings.Contains(o.Annotations[kubernetes.PathAnnotation], "two") || !p.Again.IsZero() {
 		t.Errorf("%v %v again %v", o.Data, o.Annotations, p.Again)
 	}
+	// A part that never opened keeps none of the others back.
+	broken := r.build("orders/parts/three", manifest.KeyValue, nil)
+	broken.Good, broken.Failure = nil, &unseal.Failure{Class: unseal.FailNoKey, Since: start}
+	r.put(broken)
+	p = planner.Plan(view(r), nil, start.Add(48*time.Hour))
+	sound(t, p)
+	want(t, "one part never opened", standing(p), "Secret orders/parts")
+	// In immutable Secrets the name says which parts are in it.
+	cfg := projection("orders")
+	cfg.Immutable = true
+	immutable := kubernetes.NewPlanner(cfg)
+	for at, n := range map[time.Duration]string{
+		time.Hour:      kubernetes.HashedName(name("parts"), map[string]string{"workspaces/orders/secrets/parts/one.yaml": blobOf(texts("a=1")), "workspaces/orders/secrets/parts/two.yaml": blobOf(texts("b=2"))}),
+		48 * time.Hour: kubernetes.HashedName(name("parts"), map[string]string{"workspaces/orders/secrets/parts/one.yaml": blobOf(texts("a=1"))}),
+	} {
+		if p := immutable.Plan(v, nil, start.Add(at)); p.Objects[secretKey("orders", n)] == nil {
+			t.Errorf("after %v: %q, not %s", at, standing(p), n)
+		}
+	}
 	// A clock that went back gives what was then.
 	if p = planner.Plan(v, nil, start); len(p.Objects) != 2 || len(p.Objects[secretKey("orders", "parts")].Secret.Data) != 2 {
 		t.Error(standing(p))
@@ -656,4 +680,57 @@ func describe(p *kubernetes.Plan) string {
 	}
 	slices.Sort(out)
 	return strings.Join(append(out, strings.Join(troubles(p), "; "), fmt.Sprint(p.Keep, p.KeepWorkspaces, p.Namespaces, p.Again)), "\n")
+}
+
+// A workspace that moves to another repository is that one's from then on, its Roles too.
+func TestWorkspaceMoves(t *testing.T) {
+	a, b := newRepo(t, "a"), newRepo(t, "b")
+	a.secret("orders/db", "password=hunter2")
+	a.secret("billing/x", "x=y")
+	b.secret("payments/x", "x=y")
+	for _, r := range []*repo{a, b} {
+		r.grant("orders", "all", "allow read-all-secrets to users:id:system:serviceaccount:orders:web")
+	}
+	planner := kubernetes.NewPlanner(projection("orders"))
+	before := planner.Plan(view(a, b), nil, start)
+	b.records[scope("orders")], b.edited[scope("orders")] = a.records[scope("orders")], true
+	b.compiled = maps.Clone(a.compiled) // as if nothing else were another
+	a.remove("orders/db")
+	p := planner.Plan(view(a, b), nil, start)
+	sound(t, p)
+	want(t, "objects", standing(p), standing(before)...)
+	for key, o := range p.Objects {
+		if o.Origin.Repository != "b" || before.Objects[key].Origin.Repository != "a" {
+			t.Errorf("%v: %+v, was %+v", key, o.Origin, before.Objects[key].Origin)
+		}
+	}
+	// Gone from both, nothing stands; what is known of no repository is left alone.
+	b.remove("orders/db")
+	p = planner.Plan(view(a, b), nil, start)
+	want(t, "gone", standing(p))
+	if p = planner.Plan(view(a), nil, start); !p.Repositories["a"] || p.Repositories["b"] {
+		t.Errorf("%v", p.Repositories)
+	}
+	cfg := projection("billing")
+	cfg.Repository = nil
+	if p = kubernetes.NewPlanner(cfg).Plan(view(a), nil, start); !p.Repositories["a"] {
+		t.Errorf("%v", p.Repositories)
+	}
+}
+
+// The Secrets of a contested workspace hold their place also before an agent that was
+// just started: it does not know what stands.
+func TestContestedHoldsItsPlace(t *testing.T) {
+	a, b := newRepo(t, "a"), newRepo(t, "b")
+	a.secret("orders/db", "password=hunter2")
+	b.secret("orders/api", "password=hunter2")
+	b.secret("payments/db", "password=evil")
+	b.secret("payments/api", "password=evil")
+	b.secret("payments/own", "x=y")
+	cfg := projection("orders", "payments")
+	cfg.Namespaces = map[manifest.Workspace]string{scope("payments"): "orders"}
+	p := kubernetes.NewPlanner(cfg).Plan(view(a, b), nil, start)
+	sound(t, p)
+	want(t, "objects", standing(p), "Secret orders/own", "keep orders/api", "keep orders/db", "keep workspace orders")
+	want(t, "problems", troubles(p), "Contested orders", "Contested orders", "Collision orders/api", "Collision orders/db", "Collision payments/api", "Collision payments/db")
 }

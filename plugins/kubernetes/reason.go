@@ -76,10 +76,10 @@ type failure struct {
 var (
 	byWebhook = regexp.MustCompile(`^admission webhook "([-.a-z0-9]{1,253})" (?:denied the request(?:: )?|does not support)`)
 	noWebhook = regexp.MustCompile(`^Internal error occurred: failed calling webhook "([-.a-z0-9]{1,253})"(?:: )?`)
-	byPolicy  = regexp.MustCompile(`^[a-z.]+ "[-.a-z0-9:]*" is forbidden: ValidatingAdmissionPolicy '([-.a-z0-9]{1,253})' (?:with binding '[-.a-z0-9]{1,253}' )?denied request(?:: )?`)
-	byQuota   = regexp.MustCompile(`^[a-z.]+ "[-.a-z0-9:]*" is forbidden: exceeded quota: ([-.a-z0-9]{1,253}), `)
-	byRights  = regexp.MustCompile(`^[a-z.]+(?: "[-.a-z0-9:]*")? is forbidden: User "[^"]*" cannot [a-z]+ resource`)
-	byGrant   = regexp.MustCompile(`^[a-z.]+ "[-.a-z0-9:]*" is forbidden: user "[^"]*" \(groups=.*\) is attempting to grant RBAC permissions not currently held`)
+	byPolicy  = regexp.MustCompile(`^[.a-z0-9]+ "[-.a-z0-9:]*" is forbidden: ValidatingAdmissionPolicy '([-.a-z0-9]{1,253})' (?:with binding '[-.a-z0-9]{1,253}' )?denied request(?:: )?`)
+	byQuota   = regexp.MustCompile(`^[.a-z0-9]+ "[-.a-z0-9:]*" is forbidden: exceeded quota: ([-.a-z0-9]{1,253}), `)
+	byRights  = regexp.MustCompile(`^[.a-z0-9]+(?: "[-.a-z0-9:]*")? is forbidden: User "[^"]*" cannot [a-z]+ resource`)
+	byGrant   = regexp.MustCompile(`^[.a-z0-9]+ "[-.a-z0-9:]*" is forbidden: user "[^"]*" \(groups=.*\) is attempting to grant RBAC permissions not currently held`)
 )
 
 // explain tells an error without any word that may hold a value. obj is what was

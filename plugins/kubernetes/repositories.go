@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -52,10 +53,12 @@ type request struct {
 }
 
 const (
-	// lookGap is the least time between two looks that annotations ask for, and tellGap
-	// between two times that others are told: a flood of hooks must not become one of writes.
+	// lookGap is the least time between two looks that annotations ask for.
 	lookGap = 250 * time.Millisecond
-	tellGap = time.Second
+	// Others are told once every tellGap, and a few times at once after a pause: a flood of
+	// hooks must not become one of writes.
+	tellGap   = time.Second
+	tellBurst = 5
 	// wordLasts is how long an operator's word stands on a SealedRepository. The same
 	// commit may wait for another reason later.
 	wordLasts = 10 * time.Minute
@@ -169,10 +172,11 @@ func (r *repositories) forget(name string) {
 }
 
 // looks has remotes looked at when annotations ask for it, and asks other replicas when
-// this one was asked.
+// this one was asked: again and again until the object takes it.
 func (r *repositories) looks(ctx context.Context) {
-	var told time.Time
+	tell := rate.NewLimiter(rate.Every(tellGap), tellBurst)
 	var later <-chan time.Time
+	failures := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -191,33 +195,38 @@ func (r *repositories) looks(ctx context.Context) {
 			}
 			continue
 		case <-r.tellAll:
-			if later != nil {
-				continue
+			if later == nil {
+				later = time.After(tell.Reserve().Delay())
 			}
-			if left := tellGap - time.Since(told); left > 0 {
-				later = time.After(left)
-				continue
-			}
+			continue
 		case <-later:
 		}
-		told, later = time.Now(), nil
-		r.ask(ctx)
+		later = nil
+		if r.ask(ctx) {
+			failures = 0
+			continue
+		}
+		later = time.After(backoff(tellGap, 30*time.Second, failures))
+		failures++
 	}
 }
 
-// ask writes RequestAnnotation on every object.
-func (r *repositories) ask(ctx context.Context) {
+// ask writes RequestAnnotation on every object, and reports that all took it.
+func (r *repositories) ask(ctx context.Context) bool {
 	value := r.p.cfg.Now().UTC().Format(time.RFC3339Nano) + " " + r.p.cfg.Identity
+	all := true
 	for name := range r.byName {
 		r.mu.Lock()
 		r.sent[name] = value
 		r.mu.Unlock()
 		err := r.annotate(ctx, name, map[string]any{RequestAnnotation: value})
+		all = all && err == nil
 		if apierrors.IsNotFound(err) {
-			err = nil // the leader makes it, and looks by itself
+			err = nil // the leader makes it, soon
 		}
 		r.failed(ctx, "asking other replicas to look", name, err)
 	}
+	return all
 }
 
 // annotate writes annotations; nil removes one.

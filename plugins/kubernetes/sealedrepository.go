@@ -53,7 +53,7 @@ const (
 
 // Bounds of a status; crd.yaml has the same.
 const (
-	maxStatusList     = 50
+	maxStatusList = 50
 	maxNamespaces = 64
 	maxText       = 1024
 )
@@ -182,7 +182,7 @@ func (s standing) status(old sealedRepository, now time.Time) repositoryStatus {
 		out.LastSyncTime = second(s.sync.LastSuccess)
 	}
 	if s.snapshot != nil {
-		out.ObservedCommit, out.Commit = s.snapshot.Commit, cut(s.snapshot.Commit, 12)
+		out.ObservedCommit, out.Commit = s.snapshot.Commit, s.snapshot.Commit[:min(12, len(s.snapshot.Commit))]
 		c.Held, c.Refused = int32(len(s.snapshot.Held())), int32(len(s.snapshot.Problems))
 		for _, f := range s.snapshot.Failing() {
 			c.Failing++

@@ -13,10 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/csaupgrade"
 )
 
 // requestTimeout is the deadline of a request: no write of a leader that lost its
@@ -193,27 +191,89 @@ func (a *attempt) change(ctx context.Context, live object) (again bool, err erro
 		a.gone, a.live = live.GetUID(), nil
 		return true, nil
 	}
-	if ops := a.e.clear(live, want, adopting); ops != nil {
-		patch, err := json.Marshal(ops)
-		if err != nil {
+	if a.key.Kind != KindSecret {
+		// A Role that somebody widened takes no patch from who has not those rights, but an
+		// apply that narrows it.
+		if live, err = a.apply(ctx, live, want); err != nil {
 			return false, err
 		}
-		if live, err = a.patch(ctx, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: FieldManager}); err != nil {
-			return false, err
-		}
-	}
-	// The uid and the revision keep it from falling on another object, or on a change
-	// that was not looked at.
-	want.SetUID(live.GetUID())
-	want.SetResourceVersion(live.GetResourceVersion())
-	apply, err := json.Marshal(want)
-	if err != nil {
+		_, err = a.clear(ctx, live, want, false)
 		return false, err
 	}
-	force := true
-	_, err = a.patch(ctx, types.ApplyPatchType, apply, metav1.PatchOptions{FieldManager: FieldManager, Force: &force})
+	// What is to go goes first: old and new together may be too large.
+	if live, err = a.clear(ctx, live, want, adopting); err != nil {
+		return false, err
+	}
+	_, err = a.apply(ctx, live, want)
 	return false, err
 }
+
+// apply is a server-side apply to one revision of one object, so that it falls neither
+// on another object nor on a change that was not looked at.
+func (a *attempt) apply(ctx context.Context, live, want object) (object, error) {
+	want.SetUID(live.GetUID())
+	want.SetResourceVersion(live.GetResourceVersion())
+	body, err := json.Marshal(want)
+	if err != nil {
+		return nil, err
+	}
+	force := true
+	return a.patch(ctx, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: FieldManager, Force: &force})
+}
+
+type patchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"`
+}
+
+// clear takes away what an apply would leave: it removes only what an apply had set, but
+// not what came with the create that made the object, nor data keys of others. On what
+// is adopted it puts our labels, at the same moment. It gives what stands then.
+func (a *attempt) clear(ctx context.Context, live, want object, adopting bool) (object, error) {
+	ops := stale("/metadata/labels/", live.GetLabels(), want.GetLabels(), ownedFields(live, true).label, ownedFields(live, false).label)
+	ops = append(ops, stale("/metadata/annotations/", live.GetAnnotations(), want.GetAnnotations(), ownedFields(live, true).annotation, ownedFields(live, false).annotation)...)
+	if s, ok := live.(*corev1.Secret); ok {
+		ops = append(ops, stale("/data/", s.Data, want.(*corev1.Secret).Data, func(string) bool { return true }, func(string) bool { return false })...)
+	}
+	if adopting {
+		ours := map[string]string{ManagedBy: FieldManager, AgentLabel: a.e.cfg.Agent}
+		if live.GetLabels() == nil {
+			ops = append(ops, patchOp{Op: "add", Path: "/metadata/labels", Value: ours})
+		} else {
+			for k, v := range ours {
+				ops = append(ops, patchOp{Op: "add", Path: "/metadata/labels/" + pointer(k), Value: v})
+			}
+		}
+	}
+	if ops == nil {
+		return live, nil
+	}
+	ops = append(ops,
+		patchOp{Op: "replace", Path: "/metadata/uid", Value: live.GetUID()},
+		patchOp{Op: "replace", Path: "/metadata/resourceVersion", Value: live.GetResourceVersion()})
+	body, err := json.Marshal(ops)
+	if err != nil {
+		return nil, err
+	}
+	return a.patch(ctx, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: FieldManager})
+}
+
+// stale are removals of what we own, nobody else does, and nobody wants.
+func stale[V any](path string, live, want map[string]V, ours, others func(string) bool) []patchOp {
+	var ops []patchOp
+	for k := range live {
+		if _, wanted := want[k]; !wanted && ours(k) && !others(k) || k == AdoptAnnotation {
+			ops = append(ops, patchOp{Op: "remove", Path: path + pointer(k)})
+		}
+	}
+	return ops
+}
+
+var escape = strings.NewReplacer("~", "~0", "/", "~1")
+
+// pointer is a key as one step of a JSON pointer.
+func pointer(key string) string { return escape.Replace(key) }
 
 func (a *attempt) patch(ctx context.Context, form types.PatchType, body []byte, opts metav1.PatchOptions) (object, error) {
 	req := a.e.rest(a.key.Kind).Patch(form).UseProtobufAsDefault().Namespace(a.key.Namespace).Resource(a.key.Kind.resource()).Name(a.key.Name).
@@ -303,57 +363,3 @@ func (e *Engine) body(obj *Object) object {
 	}
 	return o
 }
-
-type patchOp struct {
-	Op    string `json:"op"`
-	Path  string `json:"path"`
-	Value any    `json:"value,omitempty"`
-}
-
-// clear is the patch that takes away what an apply would leave; nil where it would
-// leave nothing. An apply removes only what an apply had set: fields of the create that
-// made the object become an apply's, and data keys of others go here. On what is
-// adopted the patch also puts our labels, at the same moment.
-func (e *Engine) clear(live, want object, adopting bool) []patchOp {
-	var ops []patchOp
-	if s, ok := live.(*corev1.Secret); ok {
-		keep := want.(*corev1.Secret).Data
-		for k := range s.Data {
-			if _, ok := keep[k]; !ok {
-				ops = append(ops, patchOp{Op: "remove", Path: "/data/" + pointer(k)})
-			}
-		}
-	}
-	if live.GetAnnotations()[AdoptAnnotation] != "" {
-		ops = append(ops, patchOp{Op: "remove", Path: "/metadata/annotations/" + pointer(AdoptAnnotation)})
-	}
-	if adopting {
-		ours := map[string]string{ManagedBy: FieldManager, AgentLabel: e.cfg.Agent}
-		if live.GetLabels() == nil {
-			ops = append(ops, patchOp{Op: "add", Path: "/metadata/labels", Value: ours})
-		} else {
-			for _, k := range []string{ManagedBy, AgentLabel} {
-				ops = append(ops, patchOp{Op: "add", Path: "/metadata/labels/" + pointer(k), Value: ours[k]})
-			}
-		}
-	}
-	for _, entry := range live.GetManagedFields() {
-		if entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationUpdate {
-			if csaupgrade.UpgradeManagedFields(live, sets.New(FieldManager), FieldManager) == nil {
-				ops = append(ops, patchOp{Op: "replace", Path: "/metadata/managedFields", Value: live.GetManagedFields()})
-			}
-			break
-		}
-	}
-	if ops == nil {
-		return nil
-	}
-	return append(ops,
-		patchOp{Op: "replace", Path: "/metadata/uid", Value: live.GetUID()},
-		patchOp{Op: "replace", Path: "/metadata/resourceVersion", Value: live.GetResourceVersion()})
-}
-
-var escape = strings.NewReplacer("~", "~0", "/", "~1")
-
-// pointer is a key as one step of a JSON pointer.
-func pointer(key string) string { return escape.Replace(key) }

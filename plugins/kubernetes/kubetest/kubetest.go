@@ -36,8 +36,11 @@ type Cluster struct {
 	plane envtest.ControlPlane
 }
 
+// Option sets a flag of the API server.
+type Option func(set func(flag string, values ...string))
+
 // Start starts a control plane, which takes some seconds. Stop ends it.
-func Start() (*Cluster, error) {
+func Start(options ...Option) (*Cluster, error) {
 	apiserver, etcd, err := binaries()
 	if err != nil {
 		return nil, err
@@ -49,6 +52,9 @@ func Start() (*Cluster, error) {
 	args := c.plane.APIServer.Configure()
 	args.Set("api-audiences", Audience)
 	args.Set("service-account-issuer", Audience)
+	for _, o := range options {
+		o(func(flag string, values ...string) { args.Set(flag, values...) })
+	}
 	if err := c.plane.Start(); err != nil {
 		return nil, err
 	}
@@ -90,8 +96,8 @@ func binaries() (apiserver, etcd string, err error) {
 // Main runs the tests of a package with one control plane, which it hands out
 // through cluster. Where the programs are missing it is nil, and the tests skip with
 // [Need]; in CI, which sets CI, that is a failure.
-func Main(m *testing.M, cluster **Cluster) int {
-	c, err := Start()
+func Main(m *testing.M, cluster **Cluster, options ...Option) int {
+	c, err := Start(options...)
 	if errors.Is(err, ErrNoBinaries) && os.Getenv("CI") == "" {
 		return m.Run()
 	}
@@ -161,14 +167,19 @@ func (c *Cluster) As(t testing.TB, namespace, name string) *rest.Config {
 // Kubeconfig writes a kubeconfig for cfg, readable by its owner alone.
 func Kubeconfig(t testing.TB, cfg *rest.Config) (path string) {
 	t.Helper()
+	path = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := WriteKubeconfig(path, cfg); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// WriteKubeconfig is Kubeconfig, to a path.
+func WriteKubeconfig(path string, cfg *rest.Config) error {
 	k := clientcmdapi.NewConfig()
 	k.Clusters["test"] = &clientcmdapi.Cluster{Server: cfg.Host, CertificateAuthorityData: cfg.CAData}
 	k.AuthInfos["test"] = &clientcmdapi.AuthInfo{Token: cfg.BearerToken, ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData}
 	k.Contexts["test"] = &clientcmdapi.Context{Cluster: "test", AuthInfo: "test"}
 	k.CurrentContext = "test"
-	path = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := clientcmd.WriteToFile(*k, path); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return clientcmd.WriteToFile(*k, path)
 }
