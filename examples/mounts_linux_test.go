@@ -36,9 +36,7 @@ import (
 // is restarted, and no key is warned of.
 func TestMountedFilesAreReadAgain(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("only root can mount files for another user")
-	}
+	needRoot(t)
 	dir, err := os.MkdirTemp("", "sealward-mounts-")
 	if err != nil {
 		t.Fatal(err)

@@ -81,12 +81,7 @@ type mountedFile struct {
 // the API server.
 func newNode(t *testing.T, c *kubetest.Cluster, apiServer string, ca []byte, trust []byte, elsewhere ...string) *node {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("CI is to run as root: pods run in a root folder of their own, as another user")
-		}
-		t.Skip("only root can give a process another root folder and user")
-	}
+	needRoot(t)
 	u, err := url.Parse(apiServer)
 	if err != nil {
 		t.Fatal(err)
@@ -135,11 +130,16 @@ func newNode(t *testing.T, c *kubetest.Cluster, apiServer string, ca []byte, tru
 	return n
 }
 
-// get is a pod by name.
-func (n *node) get(name string) *pod {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.pods[name]
+// needRoot skips a test where a process cannot be given another user and root folder.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("CI is to run this as root: pods run in a root folder of their own, as another user")
+	}
+	t.Skip("only root can give a process another root folder and user")
 }
 
 // addressOf is where a pod of that name listens, or will.
