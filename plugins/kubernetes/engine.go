@@ -74,6 +74,7 @@ type Engine struct {
 	deleted   int
 	told      bool                   // that everything stands as planned
 	begun     map[problemID]*Problem // problems of the plan
+	posed     map[*Problem]bool      // every problem there is
 	loud      map[string]int         // problems that there are, by namespace and reason
 	texts     map[string]bool        // foreign texts that were compared with the plan's values
 	changed   chan struct{}
@@ -185,7 +186,7 @@ func NewEngine(cfg EngineConfig) *Engine {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	e := &Engine{cfg: cfg, entries: map[Key]*entry{}, begun: map[problemID]*Problem{}, changed: make(chan struct{})}
+	e := &Engine{cfg: cfg, entries: map[Key]*entry{}, begun: map[problemID]*Problem{}, posed: map[*Problem]bool{}, changed: make(chan struct{})}
 	rand.Read(e.digester[:])
 	e.recount()
 	return e
@@ -312,6 +313,7 @@ func (e *Engine) begin(r *run) {
 	e.forgetCluster()
 	// Who leads now tells what there is.
 	for id, was := range e.begun {
+		delete(e.posed, was)
 		var slot *Problem
 		e.pose(&slot, *was)
 		e.begun[id] = slot
@@ -340,6 +342,10 @@ func (e *Engine) forgetCluster() {
 		if en.object != nil {
 			en.state = pending
 		}
+	}
+	clear(e.posed)
+	for _, p := range e.begun {
+		e.posed[p] = true
 	}
 	e.recount()
 }
@@ -569,7 +575,7 @@ func (e *Engine) work(r *run, key Key, urgent bool) {
 // looked reports that everything of the key's kind and namespace was seen.
 func (e *Engine) looked(key Key) bool {
 	w := e.namespaces[key.Namespace][key.Kind]
-	return w == nil || w.synced
+	return w != nil && w.synced
 }
 
 // step decides what an object needs, and does it. It is called with the lock and
@@ -578,11 +584,19 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 	obj, before := en.object, en.send
 	en.send = e.sendable(obj)
 	if send := en.send; send != nil && (en.want == (digest{}) || !slices.Equal(before.names(), send.names())) {
-		e.mu.Unlock()
-		want := e.digester.wanted(e.body(send))
+		var want digest
+		e.unlock()
+		err := e.safely(func() error {
+			want = e.digester.wanted(e.body(send))
+			return nil
+		})
 		e.mu.Lock()
 		if en.object != obj || e.run != r {
 			return // Apply has it looked at again
+		}
+		if err != nil {
+			e.failed(r, key, en, obj, err)
+			return
 		}
 		en.want, en.accepted = want, digest{}
 	}
@@ -835,7 +849,7 @@ func (e *Engine) failed(r *run, key Key, en *entry, obj *Object, err error) {
 			w.failures++
 		}
 		w.writing = &f
-		e.posed(key.Namespace)
+		e.poseSpace(key.Namespace)
 		e.set(key, en, waiting)
 		e.enqueueAfter(key, w.until.Sub(now)+mathrand.N(200*time.Millisecond))
 	default:
@@ -876,7 +890,7 @@ func (e *Engine) answered(key Key) {
 	e.answers()
 	if w := e.namespaces[key.Namespace][key.Kind]; w != nil && (w.writing != nil || w.failures > 0) {
 		w.writing, w.failures, w.until = nil, 0, time.Time{}
-		e.posed(key.Namespace)
+		e.poseSpace(key.Namespace)
 	}
 }
 
@@ -965,7 +979,7 @@ func (e *Engine) watchFailed(w *watcher, err error) {
 	} else {
 		e.answers()
 		w.failure = &f
-		e.posed(w.ns)
+		e.poseSpace(w.ns)
 	}
 	w.settle()
 	for key, en := range e.entries {
@@ -985,12 +999,12 @@ func (e *Engine) watchStands(w *watcher) {
 	e.answers()
 	if w.failure != nil {
 		w.failure = nil
-		e.posed(w.ns)
+		e.poseSpace(w.ns)
 	}
 }
 
-// posed tells the problem of a namespace: one, whatever it has several of.
-func (e *Engine) posed(namespace string) {
+// poseSpace tells the problem of a namespace: one, whatever it has several of.
+func (e *Engine) poseSpace(namespace string) {
 	s := e.space(namespace)
 	var p Problem
 	var messages []string
@@ -1089,20 +1103,24 @@ func (e *Engine) pose(slot **Problem, p Problem) {
 		return
 	}
 	e.touch()
+	delete(e.posed, was)
+	*slot = nil
+	if p.Reason != "" {
+		*slot = &p
+		e.posed[&p] = true
+	}
 	if was != nil && was.Reason == p.Reason {
 		p.Since = was.Since
-		*slot = &p
 		return
 	}
-	if was != nil && e.run == nil {
-		*slot = nil
-	} else if was != nil {
+	if was != nil && e.run != nil {
 		id := was.Key.Namespace + " " + string(was.Reason)
-		e.loud[id]--
+		if e.loud[id]--; e.loud[id] == 0 {
+			delete(e.loud, id)
+		}
 		if e.loud[id] < loudMost {
 			e.log(*was, func(args []any) { e.cfg.Log.Info("a problem in the cluster has ended", args...) })
 		}
-		*slot = nil
 	}
 	if p.Reason == "" {
 		return
@@ -1110,7 +1128,6 @@ func (e *Engine) pose(slot **Problem, p Problem) {
 	if p.Since.IsZero() {
 		p.Since = e.cfg.Now()
 	}
-	*slot = &p
 	if e.run == nil {
 		return // it is the leader's to tell
 	}
@@ -1187,23 +1204,8 @@ func (e *Engine) Report() Report {
 		return r
 	}
 	r.Commits = maps.Clone(e.plan.Commits)
-	add := func(p *Problem) {
-		if p != nil {
-			r.Problems = append(r.Problems, *p)
-		}
-	}
-	for _, p := range e.begun {
-		add(p)
-	}
-	add(e.outage.problem)
-	for _, s := range e.spaces {
-		add(s.problem)
-	}
-	for _, g := range e.guard {
-		add(g.problem)
-	}
-	for _, en := range e.entries {
-		add(en.problem)
+	for p := range e.posed {
+		r.Problems = append(r.Problems, *p)
 	}
 	slices.SortFunc(r.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Key.Namespace, b.Key.Namespace), cmp.Compare(a.Key.Kind, b.Key.Kind), cmp.Compare(a.Key.Name, b.Key.Name),

@@ -328,8 +328,8 @@ func TestNoWriteAfterRun(t *testing.T) {
 func TestRevocationsGoFirst(t *testing.T) {
 	t.Parallel()
 	p := newProjector(t, func(c *kubernetes.EngineConfig) { c.Workers = 1 })
-	p.Apply(plan(p.ns, role(p.ns, "readers", "s-00", "s-01"), role(p.ns, "others", "s-00"), binding(p.ns, "readers", "readers", "shop")))
-	p.stands(3)
+	p.Apply(plan(p.ns, append(secrets(p.ns, 2), role(p.ns, "readers", "s-00", "s-01"), role(p.ns, "others", "s-00"), binding(p.ns, "readers", "readers", "shop"))...))
+	p.stands(5)
 	p.calls.take()
 	p.Apply(plan(p.ns, append(secrets(p.ns, 300), role(p.ns, "readers", "s-00"), role(p.ns, "others", "s-00"))...))
 	p.stands(302)

@@ -14,12 +14,17 @@ import (
 // namesSettle is how long a Role waits for more of its Secrets to come to stand.
 const namesSettle = 50 * time.Millisecond
 
-// names of the Secrets that a Role lets its holders get.
+// names of the Secrets that a Role lets its holders get, sorted.
 func (o *Object) names() []string {
-	if o == nil || o.Role == nil || len(o.Role.Rules) == 0 {
+	if o == nil || o.Role == nil {
 		return nil
 	}
-	return o.Role.Rules[0].ResourceNames
+	var names []string
+	for _, rule := range o.Role.Rules {
+		names = append(names, rule.ResourceNames...)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // namedBy finds the Roles of a plan that name a Secret, and the RoleBindings that name a
@@ -87,7 +92,7 @@ func (e *Engine) holds(key Key, en *entry, before *Object, o *observed) bool {
 	case before == nil || !slices.ContainsFunc(en.object.names(), open):
 		return false
 	}
-	names := en.send.names() // sorted, as all of a plan
+	names := en.send.names()
 	return !slices.ContainsFunc(before.names(), func(name string) bool {
 		_, still := slices.BinarySearch(names, name)
 		return !still && !open(name)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -374,10 +375,10 @@ func TestWebhookThatHangs(t *testing.T) {
 		}
 		return &admissionv1.AdmissionResponse{Allowed: true}
 	})
-	p.Apply(plan(p.ns, role(slow, "readers", "s-00"), binding(slow, "readers", "readers", "shop"), role(p.ns, "readers", "s-00"), binding(p.ns, "readers", "readers", "shop")))
-	p.stands(4)
+	p.Apply(plan(p.ns, append(slices.Concat(secrets(slow, 1), secrets(p.ns, 1)), role(slow, "readers", "s-00"), binding(slow, "readers", "readers", "shop"), role(p.ns, "readers", "s-00"), binding(p.ns, "readers", "readers", "shop"))...))
+	p.stands(6)
 	hangs.Store(true)
-	objects := append(secrets(slow, 40), role(slow, "readers", "s-00"), role(p.ns, "readers", "s-00"))
+	objects := append(slices.Concat(secrets(slow, 40), secrets(p.ns, 1)), role(slow, "readers", "s-00"), role(p.ns, "readers", "s-00"))
 	began := time.Now()
 	p.Apply(plan(p.ns, objects...))
 	for _, ns := range []string{slow, p.ns} {

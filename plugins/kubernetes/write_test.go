@@ -113,8 +113,8 @@ func TestNothingToDoAsksNothing(t *testing.T) {
 	t.Parallel()
 	p := newProjector(t)
 	objects := func() []*kubernetes.Object {
-		r := role(p.ns, "readers", "db")
-		r.Role.Rules = append(r.Role.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: []string{"web", "mail"}})
+		r := role(p.ns, "readers", "s-0")
+		r.Role.Rules = append(r.Role.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: []string{"s-2", "s-1"}})
 		b := binding(p.ns, "readers", "readers", "shop")
 		b.Binding.Subjects = append(b.Binding.Subjects, rbacv1.Subject{Kind: "Group", Name: "dev"}, rbacv1.Subject{Kind: "User", Name: "alice"})
 		objects := []*kubernetes.Object{r, b}
