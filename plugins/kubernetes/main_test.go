@@ -1,6 +1,7 @@
 package kubernetes_test
 
 import (
+	"flag"
 	"os"
 	"testing"
 
@@ -17,9 +18,18 @@ var cluster *kubetest.Cluster
 // logged is what was logged in these tests.
 var logged unsealtest.LogLines
 
+// tests are all of the package; every line that it logs must be seen by one of them.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	all := cluster != nil && flag.Lookup("test.run").Value.String() == ""
+	return logged.Run(m.M, all)
+}
+
 func TestMain(m *testing.M) {
+	flag.Parse()
 	kubernetes.QuietClientGo()
-	os.Exit(kubetest.Main(m, &cluster))
+	os.Exit(kubetest.Main(tests{m}, &cluster))
 }
 
 func TestControlPlane(t *testing.T) {
