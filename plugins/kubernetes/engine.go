@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	mathrand "math/rand/v2"
@@ -15,7 +16,6 @@ import (
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
 )
@@ -66,7 +66,6 @@ type Engine struct {
 	desired map[Kind]int
 	ready   map[Kind]int
 	of      map[string]*[2]int // Secrets of a repository: desired, ready
-	pending int
 	held    map[string]int
 
 	synced    time.Time
@@ -74,6 +73,7 @@ type Engine struct {
 	deleted   int
 	told      bool                   // that everything stands as planned
 	begun     map[problemID]*Problem // problems of the plan
+	posed     map[*Problem]bool      // every problem there is
 	loud      map[string]int         // problems that there are, by namespace and reason
 	texts     map[string]bool        // foreign texts that were compared with the plan's values
 	changed   chan struct{}
@@ -91,7 +91,7 @@ type entry struct {
 
 	cached *observed // as the watch saw it last
 	wrote  *observed // as our last write left it, until the watch caught up
-	gone   types.UID // what we deleted
+	gone   *observed // what we deleted; a finalizer may still hold it
 
 	state   state
 	problem *Problem
@@ -121,7 +121,7 @@ func (en *entry) current() *observed {
 	if en.wrote != nil && (o == nil || newer(en.wrote, o)) {
 		o = en.wrote
 	}
-	if o != nil && o.uid == en.gone {
+	if o != nil && en.gone != nil && o.uid == en.gone.uid && !newer(o, en.gone) {
 		return nil
 	}
 	return o
@@ -137,7 +137,7 @@ type run struct {
 	// Revocations have workers of their own, so that nothing slow is ever before them.
 	urgent, normal workqueue.TypedRateLimitingInterface[Key]
 	limiter        workqueue.TypedRateLimiter[Key]
-	approve        chan struct{}
+	ask            chan struct{} // for the operator's word, at once
 }
 
 // space is how requests to one namespace go.
@@ -161,7 +161,7 @@ const (
 	mostBackoff   = time.Minute
 	outageBackoff = 8 * time.Second
 	leaseBackoff  = 200 * time.Millisecond
-	approvalEvery = 2 * time.Second
+	wordEvery     = 2 * time.Second
 	// A request that takes longer makes its namespace a slow one for a while, of which
 	// few requests are under way at a time: a webhook that hangs must not stop others.
 	slowRequest = 2 * time.Second
@@ -182,7 +182,7 @@ func NewEngine(cfg EngineConfig) *Engine {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	e := &Engine{cfg: cfg, entries: map[Key]*entry{}, changed: make(chan struct{})}
+	e := &Engine{cfg: cfg, entries: map[Key]*entry{}, begun: map[problemID]*Problem{}, posed: map[*Problem]bool{}, changed: make(chan struct{})}
 	rand.Read(e.digester[:])
 	e.recount()
 	return e
@@ -239,6 +239,26 @@ func (e *Engine) Apply(p *Plan) {
 	e.touch()
 }
 
+// Know notes what a plan has, without holding the cluster to it: what a replica that
+// follows planned is nothing that nobody saw when it leads.
+func (e *Engine) Know(p *Plan) {
+	e.mu.Lock()
+	defer e.unlock()
+	for key := range p.Objects {
+		e.know(key)
+	}
+	for key := range p.Keep {
+		e.know(key)
+	}
+	e.forgetUnused()
+}
+
+func (e *Engine) know(key Key) {
+	if en := e.entry(key); !en.seen {
+		e.change(key, en, func() { en.seen = true })
+	}
+}
+
 // Run holds the cluster to the plan until ctx ends. No write is under way when it has
 // returned. It is for the one that leads, and may be called again.
 func (e *Engine) Run(ctx context.Context) {
@@ -248,7 +268,7 @@ func (e *Engine) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(logr.NewContext(ctx, logr.Discard()))
 	defer cancel()
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstBackoff, mostBackoff)
-	r := &run{ctx: ctx, limiter: limiter, approve: make(chan struct{}, 1),
+	r := &run{ctx: ctx, limiter: limiter, ask: make(chan struct{}, 1),
 		urgent: workqueue.NewTypedRateLimitingQueue[Key](limiter),
 		normal: workqueue.NewTypedRateLimitingQueue[Key](limiter)}
 
@@ -263,7 +283,7 @@ func (e *Engine) Run(ctx context.Context) {
 	for range max(2, e.cfg.Workers/2) {
 		workers.Go(func() { e.worker(r, r.urgent) })
 	}
-	workers.Go(func() { e.approvals(r) })
+	workers.Go(func() { e.words(r) })
 	<-ctx.Done()
 	r.urgent.ShutDown()
 	r.normal.ShutDown()
@@ -278,10 +298,16 @@ func (e *Engine) begin(r *run) {
 	e.run = r
 	e.namespaces, e.spaces = map[string]map[Kind]*watcher{}, map[string]*space{}
 	e.outage = outage{over: make(chan struct{})}
-	e.guard, e.begun, e.loud = map[string]*guarded{}, map[problemID]*Problem{}, map[string]int{}
+	e.guard, e.loud = map[string]*guarded{}, map[string]int{}
 	e.unsettled, e.crowded = 0, 0
 	e.forgetCluster()
-	e.tellPlan()
+	// Who leads now tells what there is.
+	for id, was := range e.begun {
+		delete(e.posed, was)
+		var slot *Problem
+		e.pose(&slot, *was)
+		e.begun[id] = slot
+	}
 	e.watch()
 	e.touch()
 }
@@ -295,7 +321,7 @@ func (e *Engine) end() {
 	}
 	close(e.outage.over)
 	e.run, e.namespaces, e.spaces, e.guard, e.outage = nil, nil, nil, nil, outage{}
-	e.begun, e.loud = nil, nil
+	e.loud = nil
 	e.forgetCluster()
 	e.touch()
 }
@@ -307,13 +333,21 @@ func (e *Engine) forgetCluster() {
 			en.state = pending
 		}
 	}
+	clear(e.posed)
+	for _, p := range e.begun {
+		e.posed[p] = true
+	}
 	e.recount()
 }
 
 // forgetUnused bounds what is remembered of objects of earlier plans while nothing is
 // known of the cluster. Forgetting makes the guard only more careful.
 func (e *Engine) forgetUnused() {
-	if e.run != nil || len(e.entries) < 2*len(e.plan.Objects)+10_000 {
+	planned := 0
+	if e.plan != nil {
+		planned = len(e.plan.Objects)
+	}
+	if e.run != nil || len(e.entries) < 2*planned+20_000 {
 		return
 	}
 	maps.DeleteFunc(e.entries, func(_ Key, en *entry) bool { return en.object == nil && !en.busy })
@@ -346,7 +380,7 @@ func (e *Engine) watch() {
 		}
 		for key, en := range e.entries {
 			if key.Namespace == name {
-				e.change(key, en, func() { en.cached, en.wrote, en.gone = nil, nil, "" })
+				e.change(key, en, func() { en.cached, en.wrote, en.gone = nil, nil, nil })
 				e.enqueue(key)
 			}
 		}
@@ -410,9 +444,6 @@ func (e *Engine) tally(key Key, en *entry, n int) {
 		if en.state == ready {
 			e.ready[key.Kind] += n
 		}
-		if en.state == pending {
-			e.pending += n
-		}
 		if key.Kind == KindSecret {
 			of := e.of[obj.Origin.Repository]
 			if of == nil {
@@ -440,7 +471,7 @@ func (e *Engine) tally(key Key, en *entry, n int) {
 }
 
 func (e *Engine) recount() {
-	e.states, e.pending = [states]int{}, 0
+	e.states = [states]int{}
 	e.desired, e.ready, e.of, e.held = map[Kind]int{}, map[Kind]int{}, map[string]*[2]int{}, map[string]int{}
 	for _, g := range e.guard {
 		g.standing, g.unseen = 0, 0
@@ -476,6 +507,7 @@ func (e *Engine) queue(key Key) workqueue.TypedRateLimitingInterface[Key] {
 func (e *Engine) enqueueUnseen() {
 	for key, en := range e.entries {
 		if e.unseen(key, en, en.current()) {
+			e.set(key, en, pending)
 			e.enqueue(key)
 		}
 	}
@@ -526,7 +558,7 @@ func (e *Engine) work(r *run, key Key, urgent bool) {
 // looked reports that everything of the key's kind and namespace was seen.
 func (e *Engine) looked(key Key) bool {
 	w := e.namespaces[key.Namespace][key.Kind]
-	return w == nil || w.synced
+	return w != nil && w.synced
 }
 
 // step decides what an object needs, and does it. It is called with the lock and
@@ -534,11 +566,19 @@ func (e *Engine) looked(key Key) bool {
 func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 	obj := en.object
 	if obj != nil && en.want == (digest{}) {
-		e.mu.Unlock()
-		want := e.digester.wanted(e.body(obj))
+		var want digest
+		e.unlock()
+		err := e.safely(func() error {
+			want = e.digester.wanted(e.body(obj))
+			return nil
+		})
 		e.mu.Lock()
 		if en.object != obj || e.run != r {
 			return // Apply has it looked at again
+		}
+		if err != nil {
+			e.failed(r, key, en, obj, err)
+			return
 		}
 		en.want = want
 	}
@@ -578,20 +618,11 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 		return
 	}
 	if obj == nil && e.unseen(key, en, o) {
-		ok, ask := e.mayPrune(o.repository)
-		if !ok && ask != "" && e.approved(r, o.repository, ask) {
-			if en.object != nil || en.current() != o || e.run != r {
-				e.enqueue(key)
-				return
-			}
-			e.release(o.repository, ask)
-			ok = true
-		}
-		if !ok {
-			if ask == "" {
-				e.set(key, en, pending)
-				return
-			}
+		switch e.judge(o.repository) {
+		case askFirst:
+			e.set(key, en, pending)
+			return
+		case holdIt:
 			e.set(key, en, held)
 			e.hold(o.repository)
 			return
@@ -617,16 +648,6 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 	e.bring(r, key, en, o, w)
 }
 
-// approved asks for the operator's word, without the lock.
-func (e *Engine) approved(r *run, repository, commit string) bool {
-	if e.cfg.Approved == nil {
-		return false
-	}
-	e.mu.Unlock()
-	defer e.mu.Lock()
-	return e.cfg.Approved(repository, commit)
-}
-
 // prune deletes what should not stand.
 func (e *Engine) prune(r *run, key Key, en *entry, o *observed) {
 	unseen := e.unseen(key, en, o)
@@ -644,7 +665,7 @@ func (e *Engine) prune(r *run, key Key, en *entry, o *observed) {
 	}
 	e.answered(key)
 	r.limiter.Forget(key)
-	e.change(key, en, func() { en.gone = o.uid })
+	e.change(key, en, func() { en.gone = o })
 	e.guardDone(o.repository)
 	if en.object == nil {
 		e.end1(key, en, idle)
@@ -670,7 +691,7 @@ func (e *Engine) bring(r *run, key Key, en *entry, o *observed, w *watcher) {
 		return
 	}
 	e.change(key, en, func() {
-		if a.gone != "" {
+		if a.gone != nil {
 			en.gone = a.gone
 		}
 		if stands != nil {
@@ -720,7 +741,7 @@ func (e *Engine) timed(key Key, f func() error) error {
 	}
 	e.unlock()
 	began := time.Now()
-	err := f()
+	err := e.safely(f)
 	took := time.Since(began)
 	e.mu.Lock()
 	s.underway--
@@ -733,6 +754,17 @@ func (e *Engine) timed(key Key, f func() error) error {
 		s.slowUntil = time.Time{}
 	}
 	return err
+}
+
+// safely makes an error of a panic, whose text could hold a value.
+func (e *Engine) safely(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			e.cfg.Log.Error("writing to the cluster panicked; it is tried again, please report it", "type", fmt.Sprintf("%T", v))
+			err = errPanic
+		}
+	}()
+	return f()
 }
 
 // mustWait is how long a write has to wait for what is not its own fault.
@@ -754,7 +786,7 @@ func (e *Engine) failed(r *run, key Key, en *entry, obj *Object, err error) {
 		return
 	}
 	now := e.cfg.Now()
-	if errors.Is(err, errNotLeader) {
+	if errors.Is(err, ErrNotLeading) || errors.Is(err, context.DeadlineExceeded) && e.mayWrite() != nil {
 		if now.After(e.outage.until) {
 			e.outage.until = now.Add(leaseBackoff)
 		}
@@ -787,7 +819,7 @@ func (e *Engine) failed(r *run, key Key, en *entry, obj *Object, err error) {
 			w.failures++
 		}
 		w.writing = &f
-		e.posed(key.Namespace)
+		e.poseSpace(key.Namespace)
 		e.set(key, en, waiting)
 		e.enqueueAfter(key, w.until.Sub(now)+mathrand.N(200*time.Millisecond))
 	default:
@@ -825,13 +857,13 @@ func (e *Engine) answered(key Key) {
 	e.answers()
 	if w := e.namespaces[key.Namespace][key.Kind]; w != nil && (w.writing != nil || w.failures > 0) {
 		w.writing, w.failures, w.until = nil, 0, time.Time{}
-		e.posed(key.Namespace)
+		e.poseSpace(key.Namespace)
 	}
 }
 
 // answers notes that the API server answers.
 func (e *Engine) answers() {
-	if e.outage.problem == nil {
+	if e.outage.problem == nil || e.outage.problem.Reason == Throttled && e.cfg.Now().Before(e.outage.until) {
 		return
 	}
 	e.pose(&e.outage.problem, Problem{})
@@ -914,7 +946,7 @@ func (e *Engine) watchFailed(w *watcher, err error) {
 	} else {
 		e.answers()
 		w.failure = &f
-		e.posed(w.ns)
+		e.poseSpace(w.ns)
 	}
 	w.settle()
 	for key, en := range e.entries {
@@ -934,12 +966,12 @@ func (e *Engine) watchStands(w *watcher) {
 	e.answers()
 	if w.failure != nil {
 		w.failure = nil
-		e.posed(w.ns)
+		e.poseSpace(w.ns)
 	}
 }
 
-// posed tells the problem of a namespace: one, whatever it has several of.
-func (e *Engine) posed(namespace string) {
+// poseSpace tells the problem of a namespace: one, whatever it has several of.
+func (e *Engine) poseSpace(namespace string) {
 	s := e.space(namespace)
 	var p Problem
 	var messages []string
@@ -967,37 +999,18 @@ func (e *Engine) posed(namespace string) {
 	e.pose(&s.problem, p)
 }
 
-// approvals asks for the operator's word while something waits for it.
-func (e *Engine) approvals(r *run) {
-	tick := time.NewTicker(approvalEvery)
+// words looks for the operator's word while something waits for it.
+func (e *Engine) words(r *run) {
+	tick := time.NewTicker(wordEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
+		case <-r.ask:
 		case <-tick.C:
 		}
-		e.mu.Lock()
-		waiting := map[string]string{}
-		if e.run == r {
-			for repository := range e.held {
-				if g := e.guard[repository]; g != nil && e.held[repository] > 0 {
-					waiting[repository] = g.commit
-				}
-			}
-		}
-		e.mu.Unlock()
-		for repository, commit := range waiting {
-			if e.cfg.Approved == nil || !e.cfg.Approved(repository, commit) {
-				continue
-			}
-			e.mu.Lock()
-			if e.run == r {
-				e.release(repository, commit)
-				e.enqueueUnseen()
-			}
-			e.unlock()
-		}
+		e.askWord(r)
 	}
 }
 
@@ -1028,9 +1041,6 @@ func (e *Engine) settleAll() {
 
 // tellPlan tells problems of the plan that began or ended.
 func (e *Engine) tellPlan() {
-	if e.run == nil || e.plan == nil {
-		return
-	}
 	now := map[problemID]bool{}
 	for _, p := range e.plan.Problems {
 		id := problemID{p.Key, p.Origin, p.Reason}
@@ -1060,18 +1070,24 @@ func (e *Engine) pose(slot **Problem, p Problem) {
 		return
 	}
 	e.touch()
+	delete(e.posed, was)
+	*slot = nil
+	if p.Reason != "" {
+		*slot = &p
+		e.posed[&p] = true
+	}
 	if was != nil && was.Reason == p.Reason {
 		p.Since = was.Since
-		*slot = &p
 		return
 	}
-	if was != nil {
+	if was != nil && e.run != nil {
 		id := was.Key.Namespace + " " + string(was.Reason)
-		e.loud[id]--
+		if e.loud[id]--; e.loud[id] == 0 {
+			delete(e.loud, id)
+		}
 		if e.loud[id] < loudMost {
 			e.log(*was, func(args []any) { e.cfg.Log.Info("a problem in the cluster has ended", args...) })
 		}
-		*slot = nil
 	}
 	if p.Reason == "" {
 		return
@@ -1079,7 +1095,9 @@ func (e *Engine) pose(slot **Problem, p Problem) {
 	if p.Since.IsZero() {
 		p.Since = e.cfg.Now()
 	}
-	*slot = &p
+	if e.run == nil {
+		return // it is the leader's to tell
+	}
 	id := p.Key.Namespace + " " + string(p.Reason)
 	e.loud[id]++
 	switch n := e.loud[id]; {
@@ -1140,7 +1158,7 @@ func (e *Engine) Report() Report {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := Report{Desired: maps.Clone(e.desired), Ready: maps.Clone(e.ready), DesiredOf: map[string]int{}, ReadyOf: map[string]int{},
-		Synced: e.synced, Pending: e.pending, Held: map[string]int{}}
+		Synced: e.synced, Pending: e.states[pending], Held: map[string]int{}}
 	for repository, n := range e.of {
 		r.DesiredOf[repository], r.ReadyOf[repository] = n[0], n[1]
 	}
@@ -1153,26 +1171,8 @@ func (e *Engine) Report() Report {
 		return r
 	}
 	r.Commits = maps.Clone(e.plan.Commits)
-	add := func(p *Problem) {
-		if p != nil {
-			r.Problems = append(r.Problems, *p)
-		}
-	}
-	if e.run == nil {
-		r.Problems = slices.Clone(e.plan.Problems)
-	}
-	for _, p := range e.begun {
-		add(p)
-	}
-	add(e.outage.problem)
-	for _, s := range e.spaces {
-		add(s.problem)
-	}
-	for _, g := range e.guard {
-		add(g.problem)
-	}
-	for _, en := range e.entries {
-		add(en.problem)
+	for p := range e.posed {
+		r.Problems = append(r.Problems, *p)
 	}
 	slices.SortFunc(r.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Key.Namespace, b.Key.Namespace), cmp.Compare(a.Key.Kind, b.Key.Kind), cmp.Compare(a.Key.Name, b.Key.Name),

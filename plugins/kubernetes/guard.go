@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sealward/sealward/seal/manifest"
 )
@@ -26,10 +27,16 @@ type guarded struct {
 	standing int // Secrets of ours in the cluster
 	unseen   int // those that would be pruned and that no plan had
 	pruned   int // such that were pruned: what goes one by one goes all the same
-	// commit at which something began to be held; released at which the operator said to go on.
-	commit, released string
-	problem          *Problem
+	// asks are the newest commits at which something is held, the newest last; a word
+	// about any of them counts. Nil where nothing is held.
+	asks []string
+	// answered: the operator's word was looked for. released: it was given.
+	answered, released bool
+	problem            *Problem
 }
+
+// maxAsks bounds the commits that the operator's word may be about.
+const maxAsks = 3
 
 func (e *Engine) guardOf(repository string) *guarded {
 	g := e.guard[repository]
@@ -57,21 +64,38 @@ func (e *Engine) kept(key Key, o *observed) bool {
 	return err == nil && e.plan.KeepWorkspaces[ws]
 }
 
-// mayPrune decides about a Secret that no plan had. Where it says no, ask is the commit
-// at which the operator is to be asked; "" where it is too early to say.
-func (e *Engine) mayPrune(repository string) (ok bool, ask string) {
+// What becomes of a Secret that no plan had.
+type verdict uint8
+
+const (
+	pruneIt verdict = iota
+	holdIt
+	askFirst // it is too early to say
+)
+
+// judge decides about a Secret of a repository that no plan had.
+func (e *Engine) judge(repository string) verdict {
 	if e.unsettled > 0 {
-		return false, "" // what stands is not all known yet
+		return askFirst // what stands is not all known yet
 	}
 	g := e.guardOf(repository)
-	if g.commit != "" && g.released == g.commit || !e.cfg.Guard.holds(g.unseen+g.pruned, g.standing+g.pruned) {
+	if g.released || !e.cfg.Guard.holds(g.unseen+g.pruned, g.standing+g.pruned) {
 		e.pose(&g.problem, Problem{})
-		return true, ""
+		return pruneIt
 	}
-	if g.commit == "" {
-		g.commit = e.plan.Commits[repository]
+	if commit := e.plan.Commits[repository]; len(g.asks) == 0 || g.asks[len(g.asks)-1] != commit {
+		g.asks = append(g.asks, commit)
+		g.asks = g.asks[max(0, len(g.asks)-maxAsks):]
+		g.answered = false
 	}
-	return false, g.commit
+	if !g.answered {
+		select {
+		case e.run.ask <- struct{}{}:
+		default:
+		}
+		return askFirst
+	}
+	return holdIt
 }
 
 // hold notes that Secrets of a repository wait for the operator's word.
@@ -81,22 +105,41 @@ func (e *Engine) hold(repository string) {
 		Origin: Origin{Repository: repository},
 		Reason: PruneHeld,
 		Message: fmt.Sprintf("%d of %d Secrets of repository %s in the cluster are in no manifest at commit %s, and no commit was seen to remove them; they stay until the operator's word",
-			g.unseen, g.standing, repository, g.commit),
+			g.unseen, g.standing, repository, e.plan.Commits[repository]),
 	})
 }
 
-// release has held removals of a repository go on; commit is that at which they were held.
-func (e *Engine) release(repository, commit string) {
-	if g := e.guardOf(repository); g.commit == commit && commit != "" {
-		g.released = commit
-		e.pose(&g.problem, Problem{})
+// askWord asks for the operator's word where something waits for it. Asking may take
+// its time, so that it is not done with the lock.
+func (e *Engine) askWord(r *run) {
+	e.mu.Lock()
+	asks := map[string][]string{}
+	if e.run == r {
+		for repository, g := range e.guard {
+			if len(g.asks) > 0 && !g.released {
+				asks[repository] = slices.Clone(g.asks)
+			}
+		}
+	}
+	e.mu.Unlock()
+	for repository, commits := range asks {
+		released := e.cfg.Approved != nil && slices.ContainsFunc(commits, func(commit string) bool { return e.cfg.Approved(repository, commit) })
+		e.mu.Lock()
+		if g := e.guard[repository]; e.run == r && g != nil && len(g.asks) > 0 {
+			first := !g.answered
+			g.answered, g.released = g.asks[len(g.asks)-1] == commits[len(commits)-1], released
+			if first || released {
+				e.enqueueUnseen()
+			}
+		}
+		e.unlock()
 	}
 }
 
 // guardDone forgets about a repository of which nothing waits any more.
 func (e *Engine) guardDone(repository string) {
-	if g := e.guard[repository]; g != nil && g.unseen == 0 && g.commit != "" {
-		g.commit, g.released, g.pruned = "", "", 0
+	if g := e.guard[repository]; g != nil && g.unseen == 0 && len(g.asks) > 0 {
+		g.asks, g.answered, g.released, g.pruned = nil, false, false, 0
 		e.pose(&g.problem, Problem{})
 	}
 }

@@ -49,18 +49,26 @@ func TestSeenIsPrunedAtOnce(t *testing.T) {
 	p.stands(0)
 }
 
-// A plan that came while another one led counts as well.
+// A plan that came while another one led counts as well, applied or only known.
 func TestFollowersPlansAreSeen(t *testing.T) {
 	t.Parallel()
-	p := newProjector(t, func(c *kubernetes.EngineConfig) { c.Guard = kubernetes.PruneGuard{} })
-	p.Apply(plan(p.ns, secrets(p.ns, 10)...))
-	p.stands(10)
-	follower := stoppedProjector(t, p.ns, func(c *kubernetes.EngineConfig) { c.Guard = kubernetes.PruneGuard{} })
-	follower.Apply(plan(p.ns, secrets(p.ns, 10)...))
-	follower.Apply(plan(p.ns))
-	p.stop()
-	follower.start()
-	until(t, "all go", func() bool { return left(t, p.ns) == 0 })
+	for name, note := range map[string]func(*projector, *kubernetes.Plan){
+		"applied": func(p *projector, pl *kubernetes.Plan) { p.Apply(pl) },
+		"known":   func(p *projector, pl *kubernetes.Plan) { p.Know(pl) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProjector(t, func(c *kubernetes.EngineConfig) { c.Guard = kubernetes.PruneGuard{} })
+			p.Apply(plan(p.ns, secrets(p.ns, 10)...))
+			p.stands(10)
+			follower := stoppedProjector(t, p.ns, func(c *kubernetes.EngineConfig) { c.Guard = kubernetes.PruneGuard{} })
+			note(follower, plan(p.ns, secrets(p.ns, 10)...))
+			p.stop()
+			follower.Apply(plan(p.ns))
+			follower.start()
+			until(t, "all go", func() bool { return left(t, p.ns) == 0 })
+		})
+	}
 }
 
 // After a restart nobody saw the commit that removed what stands: many removals wait.
@@ -105,9 +113,7 @@ func TestPruneIsHeld(t *testing.T) {
 	approved.Store("main c0ffee", true)
 	until(t, "the last six go", func() bool { return left(t, p.ns) == 14 })
 	q.stands(14)
-	if r := q.Report(); r.Held["main"] != 0 {
-		t.Errorf("the report is %+v", r)
-	}
+	until(t, "nothing is held", func() bool { return q.Report().Held["main"] == 0 })
 	q.hides("correct horse")
 }
 
@@ -410,6 +416,29 @@ func TestRecord(t *testing.T) {
 	if got := strings.Join(recorded, " "); got != "db db-2" {
 		t.Errorf("recorded %q", got)
 	}
+}
+
+// A part that panics while it writes ends neither the agent nor its work, and says
+// nothing of what it was about.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	var calm atomic.Bool
+	p := newProjector(t, func(c *kubernetes.EngineConfig) {
+		c.Record = func(_ context.Context, written []*kubernetes.Object) error {
+			if !calm.Load() {
+				panic(string(written[0].Secret.Data["password"]))
+			}
+			return nil
+		}
+	})
+	p.Apply(plan(p.ns, secret(p.ns, "db", "password", "correct horse"), role(p.ns, "readers", "db")))
+	p.problem(kubernetes.OtherReason)
+	calm.Store(true)
+	p.stands(2)
+	if log := p.log.String(); !strings.Contains(log, "writing to the cluster panicked") {
+		t.Errorf("the log is\n%s", log)
+	}
+	p.hides("correct horse")
 }
 
 // A finalizer holds what is deleted; that is told, and what comes after waits.

@@ -357,12 +357,28 @@ func (w *watcher) Add(o any) error { return w.Update(o) }
 
 // Update is Add.
 func (w *watcher) Update(o any) error {
+	if o, ok := o.(object); ok && w.wrote(o) {
+		return nil
+	}
 	if seen := w.reduce(o); seen != nil {
 		w.e.mu.Lock()
 		defer w.e.unlock()
 		w.see(seen)
 	}
 	return nil
+}
+
+// wrote notes the echo of our own last write, which is known already.
+func (w *watcher) wrote(o object) bool {
+	w.e.mu.Lock()
+	defer w.e.unlock()
+	key := Key{w.kind, w.ns, o.GetName()}
+	en := w.e.entries[key]
+	if w.stopped || en == nil || en.wrote == nil || en.wrote.uid != o.GetUID() || en.wrote.version != o.GetResourceVersion() {
+		return false
+	}
+	w.see(en.wrote)
+	return true
 }
 
 // Delete comes with what stood there last.
@@ -422,16 +438,14 @@ func (w *watcher) settle() {
 	}
 }
 
-// see notes what stands, and has it looked at unless that is what was wanted.
+// see notes what stands, and has it looked at unless that is what was wanted. A watch
+// tells things in their order; only our own writes may be ahead of it.
 func (w *watcher) see(seen *observed) {
 	if w.stopped {
 		return
 	}
 	key := Key{w.kind, w.ns, seen.name}
 	en := w.e.entry(key)
-	if en.cached != nil && newer(en.cached, seen) {
-		return
-	}
 	ours := en.wrote != nil && en.wrote.version == seen.version
 	w.e.change(key, en, func() {
 		en.cached = seen
@@ -459,9 +473,6 @@ func (w *watcher) missing(name, version string) {
 		return
 	}
 	last := &observed{version: version}
-	if en.cached != nil && newer(en.cached, last) {
-		return
-	}
 	w.e.change(key, en, func() {
 		en.cached = nil
 		if en.wrote != nil && !newer(en.wrote, last) {

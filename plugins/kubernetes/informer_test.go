@@ -24,7 +24,8 @@ import (
 func TestAPIServerGone(t *testing.T) {
 	t.Parallel()
 	kubetest.Need(t, cluster)
-	c, err := kubetest.Start() // the others need theirs
+	// The others need theirs. This one does not wait long for watches when it stops.
+	c, err := kubetest.Start(func(set func(string, ...string)) { set("request-timeout", "5s") })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,23 +93,24 @@ func TestWatchExpired(t *testing.T) {
 	p := newProjector(t)
 	p.Apply(plan(p.ns, secret(p.ns, "db", "password", "correct horse"), secret(p.ns, "web", "password", "x")))
 	p.stands(2)
-	var rewrite, expired atomic.Int32
+	var expired atomic.Bool
 	release := make(chan struct{})
 	p.calls.intercept(func(r *http.Request) error {
 		q := r.URL.Query()
-		if rewrite.Load() == 0 || q.Get("watch") == "" && q.Get("resourceVersion") == "" || !strings.Contains(r.URL.Path, "/secrets") {
+		if q.Get("watch") == "" || !strings.Contains(r.URL.Path, "/secrets") {
 			return nil
 		}
-		if q.Get("watch") != "" && q.Get("sendInitialEvents") == "" && expired.CompareAndSwap(0, 1) {
+		if q.Get("sendInitialEvents") != "" {
+			q.Set("timeoutSeconds", "1") // then it goes on from what it saw last
+		} else if expired.CompareAndSwap(false, true) {
 			<-release
 			q.Set("resourceVersion", "1") // so old that nobody knows it
-			r.URL.RawQuery = q.Encode()
 		}
+		r.URL.RawQuery = q.Encode()
 		return nil
 	})
-	rewrite.Store(1)
 	p.calls.breakWatches()
-	until(t, "the watch is asked for again", func() bool { return expired.Load() == 1 })
+	until(t, "the watch is asked for again", expired.Load)
 	// What happens now no watch tells.
 	patch(t, p.ns, "db", `{"data":{"password":"d3Jvbmc="}}`)
 	if err := cluster.Client.CoreV1().Secrets(p.ns).Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
@@ -193,6 +195,7 @@ func TestNewestPlanWins(t *testing.T) {
 	}
 	p.Apply(plan(p.ns, secrets(p.ns, 7)...))
 	p.stands(7)
+	until(t, "the rest goes", func() bool { return left(t, p.ns) == 7 })
 	l, err := cluster.Client.CoreV1().Secrets(p.ns).List(t.Context(), metav1.ListOptions{})
 	if err != nil || len(l.Items) != 7 {
 		t.Errorf("%d Secrets stand: %v", len(l.Items), err)

@@ -156,7 +156,7 @@ type Report struct {
 	// DesiredOf and ReadyOf count the same by repository, Secrets only.
 	DesiredOf, ReadyOf map[string]int
 	// Synced is when everything last stood as planned; Pending are objects that were
-	// not looked at yet since the plan came.
+	// not looked at yet since the plan came, or since somebody changed them.
 	Synced  time.Time
 	Pending int
 	// Problems of the plan and of the cluster, sorted by namespace, kind and name.

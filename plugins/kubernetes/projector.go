@@ -294,6 +294,7 @@ func (p *Projector) planOnce() (again time.Time) {
 	p.mu.Lock()
 	p.plan, p.view, p.desired = plan, view, desired
 	p.mu.Unlock()
+	p.engine.Know(plan)
 	signal(p.planned)
 	return plan.Again
 }

@@ -23,12 +23,12 @@ const requestTimeout = 10 * time.Second
 
 // What can stop a write, besides the API server.
 var (
-	errNotLeader = ErrNotLeading
-	errNotOurs   = errors.New("it was not made by sealward")
-	errOthers    = errors.New("it belongs to agents of another namespace")
-	errDeleting  = errors.New("it is being deleted, and a finalizer holds it")
-	errChanging  = errors.New("it changes while it is written")
-	errRecord    = errors.New("the audit cannot be written")
+	errNotOurs  = errors.New("it was not made by sealward")
+	errOthers   = errors.New("it belongs to agents of another namespace")
+	errDeleting = errors.New("it is being deleted, and a finalizer holds it")
+	errChanging = errors.New("it changes while it is written")
+	errRecord   = errors.New("the audit cannot be written")
+	errPanic    = errors.New("it panicked")
 )
 
 // opError says what was tried when something failed.
@@ -76,7 +76,7 @@ func (e *Engine) write(ctx context.Context, verb string, key Key, req *rest.Requ
 
 func (e *Engine) mayWrite() error {
 	if e.cfg.MayWrite != nil && e.cfg.MayWrite() != nil {
-		return errNotLeader
+		return ErrNotLeading
 	}
 	return nil
 }
@@ -90,7 +90,7 @@ type attempt struct {
 	// live is what stands after the last write that succeeded; nil when nothing was written.
 	live object
 	// gone is the object that was deleted on the way.
-	gone types.UID
+	gone *observed
 }
 
 // bring has the object stand as planned. It is created unless something is there;
@@ -188,7 +188,7 @@ func (a *attempt) change(ctx context.Context, live object) (again bool, err erro
 		if err := a.e.delete(ctx, a.key, live.GetUID(), live.GetResourceVersion()); err != nil {
 			return false, err
 		}
-		a.gone, a.live = live.GetUID(), nil
+		a.gone, a.live = &observed{uid: live.GetUID(), version: live.GetResourceVersion()}, nil
 		return true, nil
 	}
 	if a.key.Kind != KindSecret {

@@ -34,6 +34,7 @@ type Cluster struct {
 	Client kubernetes.Interface // Admin's
 
 	plane envtest.ControlPlane
+	certs string
 }
 
 // Option sets a flag of the API server.
@@ -49,6 +50,11 @@ func Start(options ...Option) (*Cluster, error) {
 	// A loaded machine needs longer than the default.
 	c.plane.Etcd.StartTimeout, c.plane.Etcd.StopTimeout = time.Minute, 20*time.Second
 	c.plane.APIServer.StartTimeout, c.plane.APIServer.StopTimeout = 2*time.Minute, 20*time.Second
+	// A folder of its own would go with each stop, and another certificate come with each start.
+	if c.certs, err = os.MkdirTemp("", "kubetest-"); err != nil {
+		return nil, err
+	}
+	c.plane.APIServer.CertDir = c.certs
 	args := c.plane.APIServer.Configure()
 	args.Set("api-audiences", Audience)
 	args.Set("service-account-issuer", Audience)
@@ -56,7 +62,7 @@ func Start(options ...Option) (*Cluster, error) {
 		o(func(flag string, values ...string) { args.Set(flag, values...) })
 	}
 	if err := c.plane.Start(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(c.certs))
 	}
 	user, err := c.plane.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, &rest.Config{QPS: -1})
 	if err == nil {
@@ -73,7 +79,7 @@ func Start(options ...Option) (*Cluster, error) {
 const Audience = "https://kubernetes.default.svc"
 
 // Stop ends the control plane and removes its data.
-func (c *Cluster) Stop() error { return c.plane.Stop() }
+func (c *Cluster) Stop() error { return errors.Join(c.plane.Stop(), os.RemoveAll(c.certs)) }
 
 // StopAPIServer takes the API server away; StartAPIServer brings it back, at the same
 // address and with the same data.
