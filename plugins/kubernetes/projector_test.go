@@ -812,7 +812,7 @@ func TestSettingsThatCannotWork(t *testing.T) {
 }
 
 // A part that panics is started again, and its text stays inside.
-func TestPanic(t *testing.T) {
+func TestPanicOfAPart(t *testing.T) {
 	t.Parallel()
 	in := newInstallation(t)
 	r := in.replica()
