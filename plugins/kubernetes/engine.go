@@ -215,8 +215,9 @@ func (e *Engine) Apply(p *Plan) {
 			named = named || obj.Secret == nil
 			en.state = pending
 			look = append(look, key)
-		case en.problem != nil && (en.problem.Reason == NotOurs || en.problem.Reason == Collision) && e.run != nil:
-			e.run.limiter.Forget(key)
+			e.forgive(key)
+		case en.problem != nil && (en.problem.Reason == NotOurs || en.problem.Reason == Collision):
+			e.forgive(key)
 			look = append(look, key)
 		}
 	}
@@ -227,6 +228,7 @@ func (e *Engine) Apply(p *Plan) {
 			en.object, en.want, en.accepted, en.repairs = nil, digest{}, digest{}, 0
 			named = named || key.Kind != KindSecret
 			en.state = pending
+			e.forgive(key)
 		}
 		// What is not in the plan is judged anew: it may be known by now whose it is.
 		if gone || keep != kept[key] || en.object == nil && en.current() != nil {
@@ -247,6 +249,13 @@ func (e *Engine) Apply(p *Plan) {
 		}
 	}
 	e.touch()
+}
+
+// forgive has an object tried at once, however often it failed before.
+func (e *Engine) forgive(key Key) {
+	if e.run != nil {
+		e.run.limiter.Forget(key)
+	}
 }
 
 // Know notes what a plan has, without holding the cluster to it: what a replica that
