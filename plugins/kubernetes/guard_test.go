@@ -335,17 +335,17 @@ func TestBindingsWaitForTheirRoles(t *testing.T) {
 		}
 		return nil
 	})
-	var objects []*kubernetes.Object
+	objects := secrets(p.ns, 1)
 	for i := range 5 {
 		name := fmt.Sprint("readers-", i)
 		objects = append(objects, binding(p.ns, name, name, "shop"), role(p.ns, name, "s-00"))
 	}
 	p.Apply(plan(p.ns, objects...))
 	until(t, "the Roles are made", func() bool {
-		return slices.ContainsFunc(p.calls.take(), func(call string) bool { return strings.HasPrefix(call, "POST") })
+		return slices.ContainsFunc(p.calls.take(), func(call string) bool { return strings.HasPrefix(call, "POST") && strings.Contains(call, "/roles") })
 	})
 	close(held)
-	p.stands(10)
+	p.stands(11)
 	for _, call := range p.calls.take() {
 		if strings.HasPrefix(call, "GET") && !strings.Contains(call, "labelSelector") {
 			t.Errorf("a request that would not have been needed: %s", call)
