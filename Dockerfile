@@ -5,7 +5,7 @@
 #
 # CI builds no image, because no container engine runs there. What the image rests on is
 # tested instead: the static binary runs as the agent, under this uid, with nothing but
-# these two files and what examples/cluster mounts (TestAgentRunsFromScratch).
+# these two files and what examples/cluster mounts (TestClusterDocs).
 #
 # A release takes the binaries that are made already: --target release.
 

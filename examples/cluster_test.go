@@ -2,6 +2,7 @@ package examples
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sealward/sealward/gitops"
 	"github.com/sealward/sealward/plugins/kubernetes/kubetest"
 )
 
@@ -198,10 +200,10 @@ func TestClusterRights(t *testing.T) {
 		may                                   string
 	}{
 		// In a workspace's namespace.
-		{"", "secrets", "", "orders", "", "get list watch create update patch delete"},
-		{rbac, "roles", "", "orders", "", "get list watch create update patch delete"},
-		{rbac, "rolebindings", "", "orders", "", "get list watch create update patch delete"},
-		{"", "events", "", "orders", "", "create patch"},
+		{"", "secrets", "", "orders", "", "get list watch create patch delete"},
+		{rbac, "roles", "", "orders", "", "get list watch create patch delete"},
+		{rbac, "rolebindings", "", "orders", "", "get list watch create patch delete"},
+		{"events.k8s.io", "events", "", "orders", "", "create patch"},
 		{"", "configmaps", "", "orders", "", ""},
 		{"", "pods", "", "orders", "", ""},
 		{"", "pods", "exec", "orders", "", ""},
@@ -221,9 +223,9 @@ func TestClusterRights(t *testing.T) {
 		{"coordination.k8s.io", "leases", "", "sealward", "", "create"},
 		{"coordination.k8s.io", "leases", "", "sealward", "sealward", "get create update"},
 		{"coordination.k8s.io", "leases", "", "sealward", "another", "create"},
-		{"sealward.dev", "sealedrepositories", "", "sealward", "", "get list watch create"},
-		{"sealward.dev", "sealedrepositories", "status", "sealward", "", "get update patch"},
-		{"", "events", "", "sealward", "", "create patch"},
+		{"sealward.dev", "sealedrepositories", "", "sealward", "", "list watch create patch"},
+		{"sealward.dev", "sealedrepositories", "status", "sealward", "", "patch"},
+		{"events.k8s.io", "events", "", "sealward", "", "create patch"},
 		// Elsewhere, and in the whole cluster.
 		{"", "secrets", "", "shop", "", ""},
 		{"", "secrets", "", "kube-system", "", ""},
@@ -271,7 +273,6 @@ func TestClusterRights(t *testing.T) {
 		"to read ConfigMaps":   role("config", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get"}}),
 		"everything":           role("all", rbacv1.PolicyRule{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"*"}}),
 		"cluster-admin, bound": bind("admin", "ClusterRole", "cluster-admin"),
-		"view, bound":          bind("view", "ClusterRole", "view"),
 		"its own rights in shop": func() error {
 			_, err := agent.RbacV1().Roles("shop").Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{})
 			return err
@@ -287,7 +288,7 @@ func statefulSet(t *testing.T, built string) *appsv1.StatefulSet {
 	t.Helper()
 	for text := range strings.SplitSeq(built, "\n---\n") {
 		var set appsv1.StatefulSet
-		if strings.Contains(text, "\nkind: StatefulSet\n") {
+		if strings.Contains(text, "kind: StatefulSet\n") {
 			if err := yaml.UnmarshalStrict([]byte(text), &set); err != nil {
 				t.Fatal(err)
 			}
@@ -302,4 +303,62 @@ func statefulSet(t *testing.T, built string) *appsv1.StatefulSet {
 func kubeconfig(t *testing.T) string {
 	t.Helper()
 	return kubetest.Kubeconfig(t, cluster.Admin)
+}
+
+// Each agent.yaml that is shipped is one that the agent takes, and the block that the
+// example has commented out shows the defaults.
+func TestClusterSettings(t *testing.T) {
+	for _, file := range []string{"cluster/base/agent.yaml", "cluster/overlays/dev/agent.yaml", "cluster/overlays/prod/agent.yaml"} {
+		s, err := gitops.ParseSettings(readFile(t, file), "/")
+		if err == nil {
+			err = s.Check(true)
+		}
+		if err == nil && s.Webhook.SecretFile == "" { // it is read at the start
+			err = s.Check(false)
+		}
+		if err != nil || s.Kubernetes == nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	_, block, ok := strings.Cut(string(readFile(t, "agent.yaml")), "\n# kubernetes:  ")
+	if !ok {
+		t.Fatal("agent.yaml has no kubernetes block")
+	}
+	block = regexp.MustCompile(`(?m)^# ?`).ReplaceAllString("kubernetes:  "+block, "")
+	head := "source: {url: x}\nkeyring: k\nstate: s\nserve: {tokensFile: t}\n"
+	shown, err := gitops.ParseSettings([]byte(head+block), "/")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, block)
+	}
+	defaults, err := gitops.ParseSettings([]byte(head+"kubernetes: {project: {workspaces: [orders, instance], namespaces: {orders: shop}}}\n"), "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := *shown.Kubernetes
+	if err := errors.Join(shown.Check(false), defaults.Check(false)); err != nil {
+		t.Fatal(err)
+	}
+	want := *defaults.Kubernetes
+	if g := given.Project.PruneGuard; given.Repository != want.Repository || given.Lease != want.Lease || given.Project.Permissions != want.Project.Permissions ||
+		given.Project.Inexpressible != want.Project.Inexpressible || given.Project.Immutable != want.Project.Immutable || *g.Percent != 25 || *g.Count != 20 {
+		t.Errorf("agent.yaml shows other defaults: %+v, %+v", given, want)
+	}
+}
+
+// The image, which nothing builds here, runs as the user of the manifests, and a release
+// sets in it what it sets in its binaries.
+func TestImage(t *testing.T) {
+	text, release := string(readFile(t, "../Dockerfile")), string(readFile(t, "../.goreleaser.yaml"))
+	pod := statefulSet(t, string(readFile(t, "cluster/base/statefulset.yaml"))).Spec.Template.Spec
+	if user := fmt.Sprintf("\nUSER %d:%d\n", *pod.SecurityContext.RunAsUser, *pod.SecurityContext.RunAsGroup); !strings.Contains(text, user) {
+		t.Errorf("the Dockerfile lacks %q", user)
+	}
+	for _, set := range []string{"main.version=", "main.commit=", "main.date="} {
+		if !strings.Contains(text, set) || !strings.Contains(release, set) {
+			t.Errorf("%s is not set by both", set)
+		}
+	}
+	if !strings.Contains(text, "CGO_ENABLED=0") || !strings.Contains(text, "AS release\n") || !strings.Contains(release, "--target=release") || strings.Count(text, "\nFROM scratch AS base\n") != 1 {
+		t.Error("the image is not a static binary from scratch")
+	}
 }

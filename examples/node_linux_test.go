@@ -28,7 +28,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/sealward/sealward/plugins/kubernetes/kubetest"
 )
 
 // node stands in for the kubelet and the controller of StatefulSets, which do not run
@@ -78,14 +79,9 @@ type mountedFile struct {
 
 // newNode starts a node, which runs until the test ends. apiServer is where its pods reach
 // the API server.
-func newNode(t *testing.T, apiServer string, ca []byte, trust []byte, elsewhere ...string) *node {
+func newNode(t *testing.T, c *kubetest.Cluster, apiServer string, ca []byte, trust []byte, elsewhere ...string) *node {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("CI is to run as root: pods run in a root folder of their own, as another user")
-		}
-		t.Skip("only root can give a process another root folder and user")
-	}
+	needRoot(t)
 	u, err := url.Parse(apiServer)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +98,7 @@ func newNode(t *testing.T, apiServer string, ca []byte, trust []byte, elsewhere 
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, client: cluster.Client, host: u.Hostname(), port: u.Port(), ca: ca, dir: dir, program: program, trust: trust, elsewhere: elsewhere, pods: map[string]*pod{}}
+	n := &node{t: t, client: c.Client, host: u.Hostname(), port: u.Port(), ca: ca, dir: dir, program: program, trust: trust, elsewhere: elsewhere, pods: map[string]*pod{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -134,11 +130,16 @@ func newNode(t *testing.T, apiServer string, ca []byte, trust []byte, elsewhere 
 	return n
 }
 
-// get is a pod by name.
-func (n *node) get(name string) *pod {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.pods[name]
+// needRoot skips a test where a process cannot be given another user and root folder.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("CI is to run this as root: pods run in a root folder of their own, as another user")
+	}
+	t.Skip("only root can give a process another root folder and user")
 }
 
 // addressOf is where a pod of that name listens, or will.
@@ -553,7 +554,9 @@ func (p *pod) probe(ctx context.Context) error {
 func (p *pod) asks(ctx context.Context, probe *corev1.Probe) bool {
 	c := p.object.Spec.Containers[0]
 	get := probe.HTTPGet
-	if i := slices.IndexFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == get.Port.StrVal && port.ContainerPort == 8420 }); i < 0 {
+	if i := slices.IndexFunc(c.Ports, func(port corev1.ContainerPort) bool {
+		return port.Name == get.Port.StrVal && port.ContainerPort == 8420
+	}); i < 0 {
 		p.node.t.Errorf("a probe asks port %s, which the container does not name", get.Port.String())
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.ToLower(string(get.Scheme))+"://"+p.address+get.Path, nil)
@@ -569,18 +572,4 @@ func (p *pod) asks(ctx context.Context, probe *corev1.Probe) bool {
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode >= 200 && resp.StatusCode < 400
-}
-
-// apiServer is where the test's API server is, and its CA.
-func apiServer(t *testing.T) (address string, ca []byte) {
-	t.Helper()
-	config, err := clientcmd.LoadFromFile(kubeconfig(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := config.Clusters["test"]
-	if !strings.Contains(c.Server, "://") {
-		return "https://" + c.Server, c.CertificateAuthorityData
-	}
-	return c.Server, c.CertificateAuthorityData
 }

@@ -192,7 +192,9 @@ type running struct {
 }
 
 // run serves the repository on a free port of loopback.
-func (w *world) run() *running {
+func (w *world) run() *running { return w.runWith(func(*gitops.Service) {}) }
+
+func (w *world) runWith(change func(*gitops.Service)) *running {
 	w.t.Helper()
 	alice, err := manifest.ParseSubject("users:id:alice")
 	must(w.t, err)
@@ -205,6 +207,7 @@ func (w *world) run() *running {
 	in, out := io.Pipe()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	r := &running{Service: &gitops.Service{Settings: settings, Log: logged.To(out), Now: time.Now}, t: w.t, lines: make(chan string), end: cancel, ended: make(chan error, 1)}
+	change(r.Service)
 	go func() {
 		r.ended <- r.Run(ctx)
 		out.Close()

@@ -320,7 +320,7 @@ func (c *calls) breakWatches() {
 	c.watches = nil
 }
 
-func newLog(b *lockedBuffer) *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
+func newLog(b *lockedBuffer) *slog.Logger { return logged.To(b) }
 
 func (c *calls) intercept(f func(*http.Request) error) {
 	c.mu.Lock()

@@ -353,8 +353,9 @@ func TestRevocationsGoBeforeRemovals(t *testing.T) {
 func TestRevokeWhereNothingCanBeMade(t *testing.T) {
 	t.Parallel()
 	p := newProjector(t)
-	p.Apply(plan(p.ns, role(p.ns, "readers", "db"), binding(p.ns, "readers", "readers", "shop")))
-	p.stands(2)
+	standing := []*kubernetes.Object{secret(p.ns, "db", "password", "x"), role(p.ns, "readers", "db"), binding(p.ns, "readers", "readers", "shop")}
+	p.Apply(plan(p.ns, standing...))
+	p.stands(3)
 	roles := cluster.Client.RbacV1().Roles(p.ns)
 	own, err := roles.Get(t.Context(), "agent-"+p.account, metav1.GetOptions{})
 	if err != nil {
@@ -366,10 +367,10 @@ func TestRevokeWhereNothingCanBeMade(t *testing.T) {
 	}
 	// The agent keeps failing for a while, so that its waits have grown.
 	for i := range 4 {
-		p.Apply(plan(p.ns, role(p.ns, "readers", "db"), binding(p.ns, "readers", "readers", "shop"), role(p.ns, fmt.Sprint("more-", i), "db")))
+		p.Apply(plan(p.ns, append(slices.Clone(standing), role(p.ns, fmt.Sprint("more-", i), "db"))...))
 		p.problem(kubernetes.Forbidden)
 	}
-	p.Apply(plan(p.ns, role(p.ns, "readers", "db"), role(p.ns, "more-3", "db")))
+	p.Apply(plan(p.ns, standing[0], standing[1], role(p.ns, "more-3", "db")))
 	until(t, "the binding goes", func() bool {
 		_, err := cluster.Client.RbacV1().RoleBindings(p.ns).Get(t.Context(), "readers", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
@@ -403,17 +404,17 @@ func TestBindingsWaitForTheirRoles(t *testing.T) {
 		}
 		return nil
 	})
-	var objects []*kubernetes.Object
+	objects := secrets(p.ns, 1)
 	for i := range 5 {
 		name := fmt.Sprint("readers-", i)
 		objects = append(objects, binding(p.ns, name, name, "shop"), role(p.ns, name, "s-00"))
 	}
 	p.Apply(plan(p.ns, objects...))
 	until(t, "the Roles are made", func() bool {
-		return slices.ContainsFunc(p.calls.take(), func(call string) bool { return strings.HasPrefix(call, "POST") })
+		return slices.ContainsFunc(p.calls.take(), func(call string) bool { return strings.HasPrefix(call, "POST") && strings.Contains(call, "/roles") })
 	})
 	close(held)
-	p.stands(10)
+	p.stands(11)
 	for _, call := range p.calls.take() {
 		if strings.HasPrefix(call, "GET") && !strings.Contains(call, "labelSelector") {
 			t.Errorf("a request that would not have been needed: %s", call)
@@ -428,8 +429,8 @@ func TestBindingsWaitForTheirRoles(t *testing.T) {
 func TestRevocationsGoFirst(t *testing.T) {
 	t.Parallel()
 	p := newProjector(t, func(c *kubernetes.EngineConfig) { c.Workers = 1 })
-	p.Apply(plan(p.ns, role(p.ns, "readers", "s-00", "s-01"), role(p.ns, "others", "s-00"), binding(p.ns, "readers", "readers", "shop")))
-	p.stands(3)
+	p.Apply(plan(p.ns, append(secrets(p.ns, 2), role(p.ns, "readers", "s-00", "s-01"), role(p.ns, "others", "s-00"), binding(p.ns, "readers", "readers", "shop"))...))
+	p.stands(5)
 	p.calls.take()
 	p.Apply(plan(p.ns, append(secrets(p.ns, 300), role(p.ns, "readers", "s-00"), role(p.ns, "others", "s-00"))...))
 	p.stands(302)

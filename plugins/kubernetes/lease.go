@@ -288,7 +288,7 @@ func (l *Lease) note(lease *coordinationv1.Lease, err error, begun time.Time) er
 	if apierrors.IsConflict(err) && !begun.IsZero() {
 		l.renewed = time.Time{}
 	}
-	switch expected := err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err); {
+	switch expected := err == nil || errors.Is(err, context.Canceled) || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err); {
 	case !expected && !l.failing:
 		l.failing = true
 		l.cfg.Log.Error("the Lease cannot be read or renewed; without it nothing is written to the cluster, and serving goes on", "error", explain(err))

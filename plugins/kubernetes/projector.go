@@ -295,6 +295,7 @@ func (p *Projector) planOnce() (again time.Time) {
 	p.plan, p.view, p.desired = plan, view, desired
 	p.mu.Unlock()
 	p.engine.Know(plan)
+	p.engine.Know(plan)
 	signal(p.planned)
 	return plan.Again
 }

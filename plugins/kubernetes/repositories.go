@@ -36,7 +36,6 @@ type repositories struct {
 	synced bool                         // seen is what stands
 	seen   map[string]*sealedRepository // by name, as last seen or written; never changed
 	asked  map[string]request           // for a look, by name
-	sent   map[string]string            // the request that this replica wrote last, by name
 	spoken map[string]bool              // words that the audit has, by annotation, name and commit
 	since  map[string]time.Time         // when the leader first saw a word
 
@@ -65,7 +64,7 @@ const (
 )
 
 func newRepositories(p *Projector, only string) *repositories {
-	r := &repositories{p: p, bySource: map[string]Source{}, byName: map[string]Source{}, seen: map[string]*sealedRepository{}, asked: map[string]request{}, sent: map[string]string{},
+	r := &repositories{p: p, bySource: map[string]Source{}, byName: map[string]Source{}, seen: map[string]*sealedRepository{}, asked: map[string]request{},
 		spoken: map[string]bool{}, since: map[string]time.Time{}, wanted: make(chan struct{}, 1), pending: map[string]bool{}, tellAll: make(chan struct{}, 1), failing: map[string]bool{}}
 	for _, s := range p.cfg.Sources {
 		s.repository = s.Name
@@ -144,7 +143,7 @@ func (r *repositories) saw(o any) {
 	if changed || first {
 		r.asked[now.Name] = request{value, r.p.cfg.Now()}
 	}
-	own := r.sent[now.Name] == value
+	own := strings.HasSuffix(value, " "+r.p.cfg.Identity) // this replica has looked
 	if changed && !first && !own {
 		r.pending[source.Name] = true
 	}
@@ -216,9 +215,6 @@ func (r *repositories) ask(ctx context.Context) bool {
 	value := r.p.cfg.Now().UTC().Format(time.RFC3339Nano) + " " + r.p.cfg.Identity
 	all := true
 	for name := range r.byName {
-		r.mu.Lock()
-		r.sent[name] = value
-		r.mu.Unlock()
 		err := r.annotate(ctx, name, map[string]any{RequestAnnotation: value})
 		all = all && err == nil
 		if apierrors.IsNotFound(err) {

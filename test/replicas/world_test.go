@@ -59,9 +59,14 @@ type world struct {
 
 func newWorld(t *testing.T, name string) *world {
 	t.Helper()
-	c := kubetest.Need(t, cluster)
-	w := &world{t: t, dir: t.TempDir(), lease: 2 * time.Second, interval: "1h"}
-	w.namespace, w.target = c.Namespace(t, name+"-sealward"), c.Namespace(t, name+"-orders")
+	return newWorldIn(t, name, kubetest.Need(t, cluster).Namespace(t, name+"-orders"))
+}
+
+// newWorldIn has the workspace orders go to a namespace that is there.
+func newWorldIn(t *testing.T, name, target string) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), lease: 2 * time.Second, interval: "1h", target: target}
+	w.namespace = cluster.Namespace(t, name+"-sealward")
 	kubectl(t, string(kubernetes.CRD), "apply", "--server-side", "-f", "-")
 	w.rights()
 
@@ -99,7 +104,7 @@ func (w *world) rights() {
 	for file, namespace := range map[string]string{"base/rbac.yaml": w.namespace, "components/workspace/rbac.yaml": w.target} {
 		text, err := os.ReadFile("../../examples/cluster/" + file)
 		must(w.t, err)
-		kubectl(w.t, strings.NewReplacer("namespace: sealward}", "namespace: "+w.namespace+"}", "sealward-tokenreview", w.namespace+"-tokenreview").Replace(string(text)), "apply", "-n", namespace, "-f", "-")
+		kubectl(w.t, strings.NewReplacer("namespace: sealward}", "namespace: "+w.namespace+"}", "sealward-tokenreview", w.namespace+"-tokenreview", "sealward-agent", w.namespace).Replace(string(text)), "apply", "-n", namespace, "-f", "-")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,14 +67,16 @@ func (r *recorder) take() []audit.Record {
 }
 
 type bench struct {
-	t      testing.TB
-	now    time.Time
-	live   *unseal.Live
-	audit  *recorder
-	log    bytes.Buffer
-	tokens string
-	bearer map[string]string
-	http   http.Handler
+	cluster func() *serve.ClusterJSON
+	looked  atomic.Int64
+	t       testing.TB
+	now     time.Time
+	live    *unseal.Live
+	audit   *recorder
+	log     bytes.Buffer
+	tokens  string
+	bearer  map[string]string
+	http    http.Handler
 
 	follower   follower
 	hookSecret string
@@ -109,6 +112,7 @@ func (b *bench) serve() {
 		b.t.Fatal(err)
 	}
 	b.http = serve.New(serve.Config{Live: b.live, Audit: b.audit, Tokens: tokens, Now: func() time.Time { return b.now }, Log: logged.To(&b.log),
+		Cluster: b.cluster, Looked: func() { b.looked.Add(1) },
 		Follower: &b.follower, HookSecretFile: b.hookSecret, Stopping: b.stopping, Version: "v0", Operators: []manifest.Subject{mustParse(b.t, manifest.ParseSubject, "users:id:ops")}})
 }
 

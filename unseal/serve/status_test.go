@@ -3,6 +3,8 @@ package serve_test
 import (
 	"encoding/json"
 	"maps"
+	"net/http/httptest"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -89,6 +91,11 @@ func TestEveryStatusField(t *testing.T) {
 		b.live.SetSync(unseal.Sync{Source: source, URL: "https://git.example.com/s.git", Branch: "main", Head: commit, Refused: commit, BehindSince: b.now.Add(-time.Minute),
 			LastLook: b.now, LastSuccess: b.now, Error: "the branch was rewound", Class: unseal.SyncRewound, Failures: 3, Packs: 7})
 	}
+	b.cluster = func() *serve.ClusterJSON {
+		return &serve.ClusterJSON{Namespace: "sealward", Identity: "sealward-0_1", Leader: "sealward-0_1", Leading: true, Waiting: "an older commit", Synced: b.now, Pending: 1,
+			Objects: []serve.ClusterCountJSON{{Kind: "Secret", Desired: 2, Ready: 1}}, Held: 1, SkewSeconds: 9, ProblemCount: 1,
+			Problems: []serve.ClusterProblemJSON{{Kind: "Secret", Namespace: "orders", Name: "db", Repository: "sealward", Workspace: "orders", Secret: "db", Grant: "g", Reason: "NotOurs", Message: "somebody else's", Since: b.now, Next: b.now}}}
+	}
 	b.serve()
 	var s serve.StatusJSON
 	answer := b.get("/v1/status", "ops")
@@ -98,6 +105,8 @@ func TestEveryStatusField(t *testing.T) {
 	var look func(path string, v reflect.Value)
 	look = func(path string, v reflect.Value) {
 		switch {
+		case v.Kind() == reflect.Pointer && !v.IsNil():
+			look(path, v.Elem())
 		case v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0:
 			t.Errorf("%s is empty in %s", path, answer.Body)
 		case v.Kind() == reflect.Slice:
@@ -111,4 +120,53 @@ func TestEveryStatusField(t *testing.T) {
 		}
 	}
 	look("status", reflect.ValueOf(s))
+}
+
+// How a cluster stands tells names of all workspaces: it is for operators and monitors.
+func TestClusterIsForOperators(t *testing.T) {
+	b := newBench(t)
+	b.cluster = func() *serve.ClusterJSON { return &serve.ClusterJSON{Leader: "sealward-0_1"} }
+	b.serve()
+	b.publish()
+	for who, shown := range map[string]bool{"ops": true, "alice": false, "eve": false} {
+		if body := b.get("/v1/status", who).Body.String(); strings.Contains(body, "sealward-0_1") != shown {
+			t.Errorf("%s gets %s", who, body)
+		}
+	}
+}
+
+// Others are told of a hook and of an operator's request, but not of a reader who waits:
+// whoever reads must not cause writes elsewhere.
+func TestWhoIsToldOfALook(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	b.get(base+"/db?not-before="+strings.Repeat("e", 40)+"&wait=10ms", "alice")
+	if n := b.looked.Load(); n != 0 {
+		t.Errorf("a reader has others told %d times", n)
+	}
+	call := func(path, body string, header ...string) int {
+		t.Helper()
+		r := httptest.NewRequest("POST", path, strings.NewReader(body))
+		r.Header.Set(header[0], header[1])
+		w := httptest.NewRecorder()
+		b.http.ServeHTTP(w, r)
+		return w.Code
+	}
+	if err := os.WriteFile(b.hookSecret, []byte(hookSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		path, body, header, value string
+		code                      int
+		told                      int64
+	}{
+		{"/v1/sync", "", "Authorization", "Bearer " + b.bearer["ops"], 202, 1},
+		{"/v1/sync", "", "Authorization", "Bearer " + b.bearer["alice"], 403, 1},
+		{"/hooks/generic", "x", "X-Signature", "sha256=" + hmacOf(hookSecret, "x"), 202, 2},
+		{"/hooks/generic", "x", "X-Signature", "sha256=" + hmacOf(hookSecret, "y"), 401, 2},
+	} {
+		if code := call(c.path, c.body, c.header, c.value); code != c.code || b.looked.Load() != c.told {
+			t.Errorf("%d: %s: %d, told %d times", i, c.path, code, b.looked.Load())
+		}
+	}
 }

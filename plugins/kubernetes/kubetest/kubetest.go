@@ -102,7 +102,7 @@ func binaries() (apiserver, etcd string, err error) {
 // Main runs the tests of a package with one control plane, which it hands out
 // through cluster. Where the programs are missing it is nil, and the tests skip with
 // [Need]; in CI, which sets CI, that is a failure.
-func Main(m *testing.M, cluster **Cluster, options ...Option) int {
+func Main(m interface{ Run() int }, cluster **Cluster, options ...Option) int {
 	c, err := Start(options...)
 	if errors.Is(err, ErrNoBinaries) && os.Getenv("CI") == "" {
 		return m.Run()
