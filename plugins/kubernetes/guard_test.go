@@ -117,6 +117,18 @@ func TestPruneIsHeld(t *testing.T) {
 	q.hides("correct horse")
 }
 
+// With 100 percent nothing is held.
+func TestGuardThatHoldsNothing(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t)
+	p.Apply(plan(p.ns, secrets(p.ns, 30)...))
+	p.stands(30)
+	p.stop()
+	q := newProjectorIn(t, p.ns, func(c *kubernetes.EngineConfig) { c.Guard = kubernetes.PruneGuard{Percent: 100} })
+	q.Apply(plan(p.ns))
+	until(t, "all go", func() bool { return left(t, p.ns) == 0 })
+}
+
 // When few enough are left that would go, they go.
 func TestHeldBecomesFew(t *testing.T) {
 	t.Parallel()
