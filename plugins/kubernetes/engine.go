@@ -53,6 +53,7 @@ type Engine struct {
 	mu      sync.Mutex
 	plan    *Plan // the newest; nil before the first
 	entries map[Key]*entry
+	naming  map[Key][]Key // which Roles of the plan name a Secret, and RoleBindings a Role
 	// run is set while Run runs, and so is what follows.
 	run        *run
 	namespaces map[string]map[Kind]*watcher
@@ -84,8 +85,11 @@ type Engine struct {
 // entry is what is known of one object.
 type entry struct {
 	object *Object // as planned; nil when it should not stand
-	seen   bool    // a plan of this process had it
-	want   digest  // of object; zero while unknown
+	// send is object as it may be written now: a Role names only Secrets that stand and
+	// are ours. Nil where nothing may be, or before the first look.
+	send *Object
+	seen bool   // a plan of this process had it
+	want digest // of send; zero while unknown
 	// accepted is what an admission webhook makes of what is wanted, where it only adds.
 	accepted digest
 
@@ -128,7 +132,7 @@ func (en *entry) current() *observed {
 }
 
 func (en *entry) matches(o *observed) bool {
-	return en.object != nil && en.want != digest{} && (o.digest == en.want || o.digest == en.accepted)
+	return en.send != nil && en.want != digest{} && (o.digest == en.want || o.digest == en.accepted)
 }
 
 // run is one term of leadership.
@@ -198,6 +202,7 @@ func (e *Engine) Apply(p *Plan) {
 	}
 	e.plan, e.told, e.written, e.deleted, e.texts = p, false, 0, 0, map[string]bool{}
 	var look []Key
+	named := e.naming == nil
 	for key, obj := range p.Objects {
 		en := e.entry(key)
 		en.seen = true
@@ -207,10 +212,12 @@ func (e *Engine) Apply(p *Plan) {
 		switch {
 		case en.object != obj:
 			en.object, en.want, en.accepted, en.repairs = obj, digest{}, digest{}, 0
+			named = named || obj.Secret == nil
 			en.state = pending
 			look = append(look, key)
-		case en.problem != nil && en.problem.Reason == NotOurs && e.run != nil:
-			e.run.limiter.Forget(key)
+			e.forgive(key)
+		case en.problem != nil && (en.problem.Reason == NotOurs || en.problem.Reason == Collision):
+			e.forgive(key)
 			look = append(look, key)
 		}
 	}
@@ -219,13 +226,18 @@ func (e *Engine) Apply(p *Plan) {
 		gone := en.object != nil && (keep || p.Objects[key] == nil)
 		if gone {
 			en.object, en.want, en.accepted, en.repairs = nil, digest{}, digest{}, 0
+			named = named || key.Kind != KindSecret
 			en.state = pending
+			e.forgive(key)
 		}
 		// What is not in the plan is judged anew: it may be known by now whose it is.
 		if gone || keep != kept[key] || en.object == nil && en.current() != nil {
 			look = append(look, key)
 		}
 		en.seen = en.seen || keep
+	}
+	if named {
+		e.naming = namedBy(p)
 	}
 	e.recount()
 	e.forgetUnused()
@@ -237,6 +249,13 @@ func (e *Engine) Apply(p *Plan) {
 		}
 	}
 	e.touch()
+}
+
+// forgive has an object tried at once, however often it failed before.
+func (e *Engine) forgive(key Key) {
+	if e.run != nil {
+		e.run.limiter.Forget(key)
+	}
 }
 
 // Know notes what a plan has, without holding the cluster to it: what a replica that
@@ -328,7 +347,7 @@ func (e *Engine) end() {
 
 func (e *Engine) forgetCluster() {
 	for _, en := range e.entries {
-		*en = entry{object: en.object, seen: en.seen, want: en.want, busy: en.busy}
+		*en = entry{object: en.object, seen: en.seen, busy: en.busy}
 		if en.object != nil {
 			en.state = pending
 		}
@@ -422,9 +441,16 @@ func (e *Engine) space(name string) *space {
 
 // change changes an entry and keeps the counts.
 func (e *Engine) change(key Key, en *entry, f func()) {
+	stood, absent := e.stands(key), en.current() == nil
 	e.tally(key, en, -1)
 	f()
 	e.tally(key, en, 1)
+	if key.Kind == KindRole && absent && en.current() != nil {
+		e.roleCame(key)
+	}
+	if key.Kind == KindSecret && e.stands(key) != stood {
+		e.named(key, false)
+	}
 	if o := en.current(); key.Kind == KindSecret && o != nil {
 		e.guardDone(o.repository)
 	}
@@ -564,12 +590,13 @@ func (e *Engine) looked(key Key) bool {
 // step decides what an object needs, and does it. It is called with the lock and
 // returns with it, but does not hold it while it talks to the API server.
 func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
-	obj := en.object
-	if obj != nil && en.want == (digest{}) {
+	obj, before := en.object, en.send
+	en.send = e.sendable(obj)
+	if send := en.send; send != nil && (en.want == (digest{}) || !slices.Equal(before.names(), send.names())) {
 		var want digest
 		e.unlock()
 		err := e.safely(func() error {
-			want = e.digester.wanted(e.body(obj))
+			want = e.digester.wanted(e.body(send))
 			return nil
 		})
 		e.mu.Lock()
@@ -580,7 +607,7 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 			e.failed(r, key, en, obj, err)
 			return
 		}
-		en.want = want
+		en.want, en.accepted = want, digest{}
 	}
 	w := e.namespaces[key.Namespace][key.Kind]
 	if w == nil {
@@ -595,6 +622,15 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 	}
 	o := en.current()
 	now := e.cfg.Now()
+	if e.holds(key, en, before, o) {
+		en.send, en.want = before, digest{} // what stands, as far as we wrote it
+		e.set(key, en, waiting)
+		return
+	}
+	if e.takesOver(obj, o) {
+		e.fail(r, key, en, failure{reason: Collision, message: "Secret " + key.Namespace + "/" + key.Name + " is of workspace " + o.workspace + ", whose Secrets stay as they are for now; it is not overwritten"}, false)
+		return
+	}
 	switch {
 	case obj == nil && (o == nil || e.kept(key, o)):
 		e.end1(key, en, idle)
@@ -633,7 +669,7 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 		e.enqueueAfter(key, wait)
 		return
 	}
-	if obj == nil {
+	if en.send == nil {
 		e.prune(r, key, en, o)
 		return
 	}
@@ -667,15 +703,18 @@ func (e *Engine) prune(r *run, key Key, en *entry, o *observed) {
 	r.limiter.Forget(key)
 	e.change(key, en, func() { en.gone = o })
 	e.guardDone(o.repository)
-	if en.object == nil {
+	switch {
+	case en.object == nil:
 		e.end1(key, en, idle)
+	case en.send == nil:
+		e.end1(key, en, waiting) // for a Secret that it may name
 	}
 }
 
 // bring has an object stand as planned.
 func (e *Engine) bring(r *run, key Key, en *entry, o *observed, w *watcher) {
-	obj, want := en.object, en.want
-	a := &attempt{e: e, key: key, obj: obj, fresh: en.recorded}
+	obj, send, want := en.object, en.send, en.want
+	a := &attempt{e: e, key: key, obj: send, fresh: en.recorded}
 	began := e.cfg.Now()
 	var stands *observed
 	added := false
@@ -683,7 +722,7 @@ func (e *Engine) bring(r *run, key Key, en *entry, o *observed, w *watcher) {
 		err := a.bring(r.ctx, o != nil)
 		if a.live != nil {
 			stands = e.digester.reduce(a.live)
-			added = stands.digest != want && e.covers(a.live, e.body(obj))
+			added = stands.digest != want && e.covers(a.live, e.body(send))
 		}
 		return err
 	})
@@ -844,6 +883,9 @@ func (e *Engine) fail(r *run, key Key, en *entry, f failure, again bool) {
 	}
 	e.set(key, en, failing)
 	e.pose(&en.problem, p)
+	if key.Kind == KindSecret && !e.stands(key) {
+		e.named(key, true)
+	}
 }
 
 // end1 ends the problem of one object.

@@ -324,12 +324,44 @@ func TestNoWriteAfterRun(t *testing.T) {
 	p.stands(250)
 }
 
+// A RoleBinding waits for its Role, without being refused once.
+func TestBindingsWaitForTheirRoles(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t)
+	held := make(chan struct{})
+	p.calls.intercept(func(r *http.Request) error {
+		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/roles") {
+			<-held
+		}
+		return nil
+	})
+	objects := secrets(p.ns, 1)
+	for i := range 5 {
+		name := fmt.Sprint("readers-", i)
+		objects = append(objects, binding(p.ns, name, name, "shop"), role(p.ns, name, "s-00"))
+	}
+	p.Apply(plan(p.ns, objects...))
+	until(t, "the Roles are made", func() bool {
+		return slices.ContainsFunc(p.calls.take(), func(call string) bool { return strings.HasPrefix(call, "POST") && strings.Contains(call, "/roles") })
+	})
+	close(held)
+	p.stands(11)
+	for _, call := range p.calls.take() {
+		if strings.HasPrefix(call, "GET") && !strings.Contains(call, "labelSelector") {
+			t.Errorf("a request that would not have been needed: %s", call)
+		}
+	}
+	if log := p.log.String(); strings.Contains(log, "something does not stand") {
+		t.Errorf("the log is\n%s", log)
+	}
+}
+
 // Rights that are taken away go first, however much else there is to do.
 func TestRevocationsGoFirst(t *testing.T) {
 	t.Parallel()
 	p := newProjector(t, func(c *kubernetes.EngineConfig) { c.Workers = 1 })
-	p.Apply(plan(p.ns, role(p.ns, "readers", "s-00", "s-01"), role(p.ns, "others", "s-00"), binding(p.ns, "readers", "readers", "shop")))
-	p.stands(3)
+	p.Apply(plan(p.ns, append(secrets(p.ns, 2), role(p.ns, "readers", "s-00", "s-01"), role(p.ns, "others", "s-00"), binding(p.ns, "readers", "readers", "shop"))...))
+	p.stands(5)
 	p.calls.take()
 	p.Apply(plan(p.ns, append(secrets(p.ns, 300), role(p.ns, "readers", "s-00"), role(p.ns, "others", "s-00"))...))
 	p.stands(302)

@@ -415,7 +415,8 @@ func (w *watcher) Replace(list []any, version string) error {
 	if !w.synced {
 		w.synced = true
 		for key := range w.e.entries {
-			if key.Kind == w.kind && key.Namespace == w.ns {
+			// Roles wait until it is known which Secrets stand.
+			if (key.Kind == w.kind || key.Kind == KindRole && w.kind == KindSecret) && key.Namespace == w.ns {
 				w.e.enqueue(key)
 			}
 		}

@@ -113,8 +113,8 @@ func TestNothingToDoAsksNothing(t *testing.T) {
 	t.Parallel()
 	p := newProjector(t)
 	objects := func() []*kubernetes.Object {
-		r := role(p.ns, "readers", "db")
-		r.Role.Rules = append(r.Role.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: []string{"web", "mail"}})
+		r := role(p.ns, "readers", "s-0")
+		r.Role.Rules = append(r.Role.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: []string{"s-2", "s-1"}})
 		b := binding(p.ns, "readers", "readers", "shop")
 		b.Binding.Subjects = append(b.Binding.Subjects, rbacv1.Subject{Kind: "Group", Name: "dev"}, rbacv1.Subject{Kind: "User", Name: "alice"})
 		objects := []*kubernetes.Object{r, b}
@@ -274,7 +274,7 @@ func TestForeignPermissions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.Apply(plan(p.ns, role(p.ns, "theirs", "db"), binding(p.ns, "theirs", "handed", "shop"), role(p.ns, "handed", "db"), binding(p.ns, "handed", "handed", "shop")))
+	p.Apply(plan(p.ns, secret(p.ns, "db", "password", "x"), role(p.ns, "theirs", "db"), binding(p.ns, "theirs", "handed", "shop"), role(p.ns, "handed", "db"), binding(p.ns, "handed", "handed", "shop")))
 	until(t, "two stand and two are not ours", func() bool {
 		r := p.Report()
 		return r.Ready[kubernetes.KindRole] == 1 && r.Ready[kubernetes.KindRoleBinding] == 1 && len(r.Problems) == 2 && r.Problems[1].Reason == kubernetes.NotOurs

@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package cluster pins what make cluster builds: the API server of Kubernetes and its
+// Package cluster pins what make control-plane builds: the API server of Kubernetes and its
 // store. It is a module of its own, because they need several hundred packages that
 // sealward does not.
 package cluster
