@@ -1,4 +1,5 @@
 # make demo     the whole way of a secret, in a temporary folder
+# make demo-cluster    the same on a cluster, which it brings along: an API server and etcd
 # make test     every test, with the race detector
 # make check    the quick loop: vet, formatting, tests without the race detector
 # make browser  the status page in Chromium; part of make test
@@ -23,7 +24,7 @@ GORELEASER := v2.16.0
 KUBE_VERSION := -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
-.PHONY: build demo test check browser chromium screenshots soak control-plane bench bench-scale lint fuzz tools cross release-files release-check clean
+.PHONY: build demo demo-cluster test check browser chromium screenshots soak control-plane bench bench-scale lint fuzz tools cross release-files release-check clean
 
 # A release says VERSION, COMMIT and DATE; without, the binary has what Go notes in it.
 build:
@@ -31,6 +32,9 @@ build:
 
 demo: build
 	bin/sealward demo
+
+demo-cluster: build control-plane
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./test/democluster
 
 # The real programs that tests compare with: sops, age and kustomize are built through
 # the Go module proxy, the others come from the system's packages. git comes with the
@@ -80,8 +84,9 @@ chromium:
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || { echo "the tests need chromium: install it"; exit 1; }
 
 # The schedule is drawn from a seed, which is printed: make soak SEED=N runs it again.
-soak:
+soak: control-plane
 	$(GO) test -race -timeout 30m -v -run 'TestSoak|TestKill' ./test/faults -soak $(SOAK) -kills 200 -seed $(or $(SEED),0)
+	$(GO) test -race -timeout 30m -v -run TestLeaderIsKilled ./test/replicas -leader-kills 50 -seed $(or $(SEED),0)
 
 # The programs of a control plane are built through the Go module proxy. KUBEBUILDER_ASSETS
 # names a folder that has them already.

@@ -199,6 +199,29 @@ func TestLeaseIsLost(t *testing.T) {
 	}
 }
 
+// With the default Lease another replica leads within 20 seconds after the last sign of
+// life of the one before, which was a renewal.
+func TestHandOver(t *testing.T) {
+	t.Parallel()
+	e := newElection(t)
+	e.duration = 15 * time.Second
+	a, b := e.candidate("a"), e.candidate("b")
+	e.run(a)
+	soon(t, "a leads", a.leads.Load)
+	e.run(b)
+	soon(t, "b sees it", func() bool { return b.Leader() == "a" })
+	version := e.lease().ResourceVersion
+	soon(t, "a renews", func() bool { return e.lease().ResourceVersion != version })
+	a.cut.Store(true)
+	died := time.Now()
+	soon(t, "b leads", b.leads.Load)
+	took := time.Since(died)
+	t.Logf("b leads %s after a died", took.Round(10*time.Millisecond))
+	if took > 20*time.Second {
+		t.Error("that is too long")
+	}
+}
+
 // What the holder writes as the time of its renewal is its own clock's: however wrong
 // that is, others wait for the whole duration since they last saw it change, and no longer.
 func TestClocksOfReplicasDoNotMatter(t *testing.T) {

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,6 +28,8 @@ func TestTableNamesEveryTest(t *testing.T) {
 		return tests
 	}
 	tests, others := in("."), in("../../gitops")
+	maps.Copy(others, in("../replicas"))
+	maps.Copy(others, in("../../plugins/kubernetes"))
 	ours := []string{"TestSoak", "TestLeaksAreFound", "TestOracleNotesWhatIsWrong", "TestTableNamesEveryTest"}
 	named := map[string]bool{}
 	for _, m := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(page, -1) {

@@ -50,6 +50,12 @@ func (o *observer) fail(format string, args ...any) {
 	o.wrong = append(o.wrong, fmt.Sprintf(format, args...))
 }
 
+func (o *observer) numberAt(name string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.at[name]
+}
+
 // watch follows a kind from now on, whatever becomes of single watches.
 func (o *observer) watch(ctx context.Context, open func(metav1.ListOptions) (watch.Interface, error), note func(watch.Event)) {
 	version := ""
@@ -211,6 +217,26 @@ func TestLeaderIsKilled(t *testing.T) {
 		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
 		what := []string{"kill", "pause", "cut", "mute"}[random.IntN(4)]
 		faults[what]++
+		// Now and then the others lag: they do not reach the git server.
+		lag := random.IntN(2) == 0
+		for _, other := range w.agents {
+			if lag && other != a {
+				other.remote.set(true, false)
+			}
+		}
+		if lag {
+			faults["lag"]++
+			change()
+			must(t, a.hook())
+			eventually(t, "the leader has written what the others lack", func() bool {
+				for name, n := range want {
+					if o.numberAt(name) < n && name != "s03" {
+						return false
+					}
+				}
+				return true
+			})
+		}
 		change() // under way when it happens
 		go func() { _ = a.hook() }()
 		time.Sleep(time.Duration(random.IntN(120)) * time.Millisecond)
@@ -230,8 +256,16 @@ func TestLeaderIsKilled(t *testing.T) {
 			change()
 			hook()
 		}
-		eventually(t, "another agent leads", func() bool { now := w.leader(); return now != nil && now != a })
-		t.Logf("%s leads after %s", w.leader().name, time.Since(began).Round(10*time.Millisecond))
+		var now *agent
+		eventually(t, "another agent leads", func() bool { now = w.leader(); return now != nil && now != a })
+		took := time.Since(began)
+		if lag {
+			time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
+			for _, other := range w.agents {
+				other.remote.set(false, false)
+			}
+		}
+		t.Logf("%s took the Lease over after %s", now.name, took.Round(10*time.Millisecond))
 		if random.IntN(2) == 0 {
 			time.Sleep(time.Duration(random.IntN(500)) * time.Millisecond)
 		}

@@ -197,13 +197,14 @@ func (w *world) leader() *agent {
 	return nil
 }
 
-// agent is the real program, started again and again on one state folder, behind a
-// connection to the API server that can be cut.
+// agent is the real program, started again and again on one state folder, behind
+// connections that can be cut.
 type agent struct {
 	*world
 	name   string
 	dir    string
-	proxy  *proxy
+	proxy  *proxy // to the API server
+	remote *proxy // to the git server
 	starts int
 	cmd    *exec.Cmd
 	ended  chan struct{}
@@ -212,9 +213,9 @@ type agent struct {
 
 func (w *world) newAgent(name string) *agent {
 	w.t.Helper()
-	a := &agent{world: w, name: name, dir: filepath.Join(w.dir, name), proxy: newProxy(w.t, hostOf(w.t, cluster.Admin.Host))}
+	a := &agent{world: w, name: name, dir: filepath.Join(w.dir, name), proxy: newProxy(w.t, hostOf(w.t, cluster.Admin.Host)), remote: newProxy(w.t, hostOf(w.t, w.git.URL))}
 	must(w.t, os.MkdirAll(filepath.Join(a.dir, "tmp"), 0o700))
-	must(w.t, os.WriteFile(filepath.Join(a.dir, "agent.yaml"), fmt.Appendf(nil, `source: {url: %s/secrets.git, branch: main, interval: %s, timeout: 5s, auth: {usernameFile: ../git-user, passwordFile: ../git-password, caFile: ../git-ca.pem}, removalGuard: {percent: 100}}
+	must(w.t, os.WriteFile(filepath.Join(a.dir, "agent.yaml"), fmt.Appendf(nil, `source: {url: "https://%s/secrets.git", branch: main, interval: %s, timeout: 5s, auth: {usernameFile: ../git-user, passwordFile: ../git-password, caFile: ../git-ca.pem}, removalGuard: {percent: 100}}
 keyring: ../keys
 state: state
 audit: {file: audit.jsonl}
@@ -229,7 +230,7 @@ kubernetes:
   namespace: %[4]s
   lease: {duration: %s}
   project: {workspaces: [orders], namespaces: {orders: %s}}
-%s`, w.git.URL, w.interval, "https://"+a.proxy.addr, w.namespace, w.lease, w.target, w.more), 0o600))
+%s`, a.remote.addr, w.interval, "https://"+a.proxy.addr, w.namespace, w.lease, w.target, w.more), 0o600))
 	w.agents = append(w.agents, a)
 	w.t.Cleanup(func() {
 		a.end(syscall.SIGKILL)
