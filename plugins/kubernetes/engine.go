@@ -760,7 +760,11 @@ func (e *Engine) bring(r *run, key Key, en *entry, o *observed, c class) {
 	added := false
 	err := e.timed(key, c, func() error {
 		err := a.bring(r.ctx, o != nil)
-		if a.live != nil {
+		switch {
+		case a.live == nil:
+		case a.sent != nil && asSent(a.live, a.sent):
+			stands = e.digester.remember(a.live, want, true)
+		default:
 			stands = e.digester.reduce(a.live)
 			added = stands.digest != want && e.covers(a.live, e.body(send))
 		}

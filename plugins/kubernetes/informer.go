@@ -184,14 +184,18 @@ func pairs(h io.Writer, m map[string]string, only func(string) bool) {
 // reduce drops everything that need not be remembered, every value first of all.
 func (d *digester) reduce(o object) *observed {
 	owned := ownedFields(o, true)
+	return d.remember(o, d.of(o, owned.label, owned.annotation), owned != nil)
+}
+
+func (d *digester) remember(o object, sum digest, made bool) *observed {
 	return &observed{
 		name:       o.GetName(),
 		uid:        o.GetUID(),
 		version:    o.GetResourceVersion(),
-		digest:     d.of(o, owned.label, owned.annotation),
+		digest:     sum,
 		repository: unique.Make(o.GetLabels()[RepositoryLabel]).Value(),
 		workspace:  unique.Make(o.GetLabels()[WorkspaceLabel]).Value(),
-		made:       owned != nil,
+		made:       made,
 		deleting:   o.GetDeletionTimestamp() != nil,
 	}
 }

@@ -1,9 +1,11 @@
 package kubernetes
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -99,6 +101,8 @@ type attempt struct {
 	fresh bool // what leaves was recorded
 	// live is what stands after the last write that succeeded; nil when nothing was written.
 	live object
+	// sent is what was created, where that was all.
+	sent object
 	// gone is the object that was deleted on the way.
 	gone *observed
 }
@@ -156,11 +160,12 @@ func (a *attempt) create(ctx context.Context) error {
 	if err := a.record(ctx); err != nil {
 		return err
 	}
+	sent := a.e.body(a.obj)
 	opts := metav1.CreateOptions{FieldManager: FieldManager}
-	req := a.e.request(a.key.Kind, a.key.Namespace, http.MethodPost).VersionedParams(&opts, scheme.ParameterCodec).Body(a.e.body(a.obj))
+	req := a.e.request(a.key.Kind, a.key.Namespace, http.MethodPost).VersionedParams(&opts, scheme.ParameterCodec).Body(sent)
 	live, err := a.e.write(ctx, "create", a.key, req)
 	if err == nil {
-		a.live = live
+		a.live, a.sent = live, sent
 	}
 	return err
 }
@@ -300,6 +305,15 @@ func (e *Engine) delete(ctx context.Context, key Key, uid types.UID, version str
 	return err
 }
 
+// asSent reports without a digest that a Secret stands as it was created.
+func asSent(live, sent object) bool {
+	a, ok := live.(*corev1.Secret)
+	b, _ := sent.(*corev1.Secret)
+	return ok && len(a.ManagedFields) == 1 && a.ManagedFields[0].Manager == FieldManager && a.DeletionTimestamp == nil &&
+		a.Type == b.Type && (a.Immutable != nil && *a.Immutable) == (b.Immutable != nil && *b.Immutable) &&
+		maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && maps.EqualFunc(a.Data, b.Data, bytes.Equal)
+}
+
 // ours reports that this installation says it made o.
 func (e *Engine) ours(o object) bool {
 	return o.GetLabels()[ManagedBy] == FieldManager && o.GetLabels()[AgentLabel] == e.cfg.Agent
@@ -331,40 +345,39 @@ func (d *digester) wanted(want object) digest {
 	return d.of(want, all, all)
 }
 
-// body is the object as it is sent.
+// body is the object as it is sent. It shares the content with obj, which nobody changes.
 func (e *Engine) body(obj *Object) object {
 	var o object
 	switch obj.Key.Kind {
 	case KindSecret:
-		s := obj.Secret.DeepCopy()
-		s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}
-		s.Type = typeOf(s)
-		o = s
+		s := *obj.Secret
+		s.TypeMeta, s.Type = metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, typeOf(&s)
+		o = &s
 	case KindRole:
-		r := obj.Role.DeepCopy()
+		r := *obj.Role
 		r.TypeMeta = metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "Role"}
 		if r.Rules == nil {
 			r.Rules = []rbacv1.PolicyRule{}
 		}
-		o = r
+		o = &r
 	case KindRoleBinding:
-		b := obj.Binding.DeepCopy()
+		b := *obj.Binding
 		b.TypeMeta = metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "RoleBinding"}
 		b.RoleRef.APIGroup = rbacv1.GroupName
-		o = b
+		o = &b
 	}
 	o.SetName(obj.Key.Name)
 	o.SetNamespace(obj.Key.Namespace)
 	// Without its labels it would be lost as soon as it is made; and what asks for
 	// adoption would be handed to and fro.
-	labels := o.GetLabels()
-	if labels == nil {
-		labels = map[string]string{}
-	}
+	labels := map[string]string{}
+	maps.Copy(labels, o.GetLabels())
 	labels[ManagedBy], labels[AgentLabel] = FieldManager, e.cfg.Agent
 	o.SetLabels(labels)
-	if a := o.GetAnnotations(); a[AdoptAnnotation] != "" {
-		delete(a, AdoptAnnotation)
+	if _, ok := o.GetAnnotations()[AdoptAnnotation]; ok {
+		annotations := maps.Clone(o.GetAnnotations())
+		delete(annotations, AdoptAnnotation)
+		o.SetAnnotations(annotations)
 	}
 	return o
 }
