@@ -277,12 +277,13 @@ func (s standing) conditions(c repositoryCounts) []metav1.Condition {
 		ready = condition(conditionReady, metav1.ConditionFalse, "Projecting", fmt.Sprintf("%d of %d Secrets of commit %.12s stand", c.Ready, c.Desired, s.commit()))
 	}
 	if all := s.troubles(c); len(all) > 0 {
-		var text []string
 		stuck := slices.IndexFunc(all, func(t trouble) bool { return t.stuck })
-		for _, t := range all {
-			text = append(text, t.message)
+		// It stands in a column of kubectl get.
+		text := cut(all[0].message, 300)
+		if len(all) > 1 {
+			text += fmt.Sprintf(" (and %d more: kubectl describe)", len(all)-1)
 		}
-		ready = condition(conditionReady, metav1.ConditionFalse, all[0].reason, strings.Join(text, "; "))
+		ready = condition(conditionReady, metav1.ConditionFalse, all[0].reason, text)
 		if stuck >= 0 {
 			stalled = condition(conditionStalled, metav1.ConditionTrue, all[stuck].reason, all[stuck].message)
 		}
