@@ -393,7 +393,7 @@ func (p *Projector) allowed(ctx context.Context, plan *Plan, term map[string]boo
 		case err != nil && !errors.Is(err, unseal.ErrUnknownCommit):
 			return nil, err
 		}
-		waiting[repository] = fmt.Sprintf("the cluster was last written from commit %.40s, which this replica's commit %s does not contain; it waits until the remote gives that, or for the operator's word for its own: sealward agent approve %[2]s", printable(marked), commit)
+		waiting[repository] = fmt.Sprintf("the cluster is of commit %.40s, which this replica's commit does not contain; it waits for the remote, or for the operator's word: sealward agent approve %s", printable(marked), commit)
 	}
 	p.note(waiting)
 	if len(waiting) == 0 {

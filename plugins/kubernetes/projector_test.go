@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -39,9 +40,10 @@ const hidden = "hunter2-of-the-database"
 type installation struct {
 	t                 *testing.T
 	namespace, target string
-	settings          string // further lines of kubernetes:
-	duration          string // of the Lease
-	instance          bool   // instance secrets are projected
+	settings          string   // further lines of kubernetes:
+	duration          string   // of the Lease
+	instance          bool     // instance secrets are projected
+	names             []string // of several sources
 }
 
 var definition sync.Once
@@ -121,10 +123,20 @@ kubernetes:
 		})
 	})
 	r.Projector, err = kubernetes.NewProjector(kubernetes.ProjectorConfig{Rest: cfg, Namespace: namespace, Identity: kubernetes.NewIdentity(), Settings: s.Kubernetes, Log: log, Now: r.now,
-		Sources: []kubernetes.Source{{URL: s.Source.ShownURL(), Branch: "main", Path: ".", Verified: true}}})
+		Sources: in.sources(s.Source.ShownURL())})
 	must(in.t, err)
 	in.t.Cleanup(func() { r.stop() })
 	return r
+}
+
+func (in *installation) sources(url string) (out []kubernetes.Source) {
+	if in.names == nil {
+		return []kubernetes.Source{{URL: url, Branch: "main", Path: ".", Verified: true}}
+	}
+	for _, name := range in.names {
+		out = append(out, kubernetes.Source{Name: name, URL: "https://git.example.com/" + name + ".git", Branch: "main", Path: "."})
+	}
+	return out
 }
 
 // start runs it until the test ends.
@@ -544,6 +556,59 @@ func TestOlderReplicaWaits(t *testing.T) {
 	}
 }
 
+// Of several repositories each has its own resource; one that waits keeps nobody else,
+// and nothing of it is removed.
+func TestOneOfSeveralWaits(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t)
+	in.names = []string{"platform", "shop"}
+	shop, platform := newRepo(t, "shop"), newRepo(t, "platform")
+	shop.secret("orders/db", "password=old")
+	old := shop.snapshot()
+	shop.secret("orders/db", "password=new")
+	shop.secret("orders/api", "token=new")
+	newer := shop.snapshot()
+	platform.secret("billing/x", "x=1")
+
+	a := in.replica().start()
+	a.live.Publish(newer)
+	a.live.Publish(platform.snapshot())
+	soon(t, "both stand", func() bool { return secretsIn(t, in.target) == 2 })
+	is := func(name, want string) func() bool {
+		return func() bool {
+			u, err := in.objects().Get(context.Background(), name, metav1.GetOptions{})
+			if err != nil {
+				return false
+			}
+			got, _ := condition(u, "Ready")
+			return got == want
+		}
+	}
+	soon(t, "each tells of itself", func() bool { return is("shop", "True Projected")() && is("platform", "True Projected")() })
+	a.stop()
+
+	b := in.replica().start()
+	b.live.Publish(old)
+	b.live.Publish(platform.snapshot())
+	soon(t, "one waits, the other goes on", func() bool { return is("shop", "False Waiting")() && is("platform", "True Projected")() })
+	if n := secretsIn(t, in.target); n != 2 {
+		t.Errorf("%d Secrets of the one that waits are left", n)
+	}
+	// The annotation on one has that one looked at.
+	for len(b.looks) > 0 {
+		<-b.looks
+	}
+	in.kubectl("", "annotate", "srepo", "platform", "-n", in.namespace, kubernetes.RequestAnnotation+"=now")
+	soon(t, "the one is looked at", func() bool {
+		for len(b.looks) > 0 {
+			if <-b.looks == "platform" {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // Whoever marks nonsense stops projecting, and gets no text of theirs into status or log.
 func TestHostileMark(t *testing.T) {
 	t.Parallel()
@@ -694,6 +759,17 @@ func TestClockSkew(t *testing.T) {
 	if n := strings.Count(r.log.String(), "this machine's clock and the Kubernetes API server's differ"); n != 1 {
 		t.Errorf("%d lines", n)
 	}
+	// Also of one that does not lead, by an event.
+	follower := in.replica()
+	follower.behind.Store(int64(-time.Hour))
+	follower.start()
+	soon(t, "an event tells of a follower's clock", func() bool {
+		list, err := cluster.Client.EventsV1().Events(in.namespace).List(t.Context(), metav1.ListOptions{})
+		must(t, err)
+		return slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool {
+			return e.Reason == "ClockSkew" && e.Regarding.Name == "sealward" && strings.Contains(e.Note, follower.Status().Identity+" is 1h0m0s ahead")
+		})
+	})
 	r.behind.Store(int64(3 * time.Second)) // within what is allowed
 	in.becomes("ClockSynchronized", "True Synchronized")
 	soon(t, "that is logged", r.logs("this machine's clock and the Kubernetes API server's agree again"))

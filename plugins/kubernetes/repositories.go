@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -258,11 +260,18 @@ func (r *repositories) failed(ctx context.Context, what, name string, err error)
 func (r *repositories) words(ctx context.Context) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
+	skewed, tried := false, time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		switch skew := r.p.clock.skew(); {
+		case skew == 0:
+			skewed, tried = false, time.Time{}
+		case !skewed && time.Since(tried) > time.Minute:
+			skewed, tried = r.tellSkew(ctx, skew), time.Now()
 		}
 		for name := range r.byName {
 			seen := r.get(name)
@@ -280,6 +289,19 @@ func (r *repositories) words(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// tellSkew has an event tell that this replica's clock is wrong, also where it does not
+// lead: the conditions are of the leader's alone.
+func (r *repositories) tellSkew(ctx context.Context, skew time.Duration) bool {
+	of := r.regarding("")
+	_, err := r.p.free.EventsV1().Events(r.p.cfg.Namespace).Create(ctx, &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: of.GetName() + "-", Namespace: r.p.cfg.Namespace}, EventTime: metav1.NowMicro(),
+		ReportingController: reporter, ReportingInstance: cut(r.p.cfg.Identity, 128), Action: "Project", Reason: "ClockSkew", Type: corev1.EventTypeWarning,
+		Regarding: corev1.ObjectReference{APIVersion: of.GetAPIVersion(), Kind: of.GetKind(), Namespace: of.GetNamespace(), Name: of.GetName(), UID: of.GetUID()},
+		Note:      fmt.Sprintf("the clock of replica %s is %s ahead of the API server's; grants that it serves expire by it", r.p.cfg.Identity, skew.Round(time.Second)),
+	}, metav1.CreateOptions{})
+	return err == nil
 }
 
 func (r *repositories) takeDown(ctx context.Context, seen *sealedRepository) {

@@ -259,7 +259,7 @@ func (s standing) conditions(c repositoryCounts) []metav1.Condition {
 	condition := func(kind string, is metav1.ConditionStatus, reason, message string) metav1.Condition {
 		return metav1.Condition{Type: kind, Status: is, Reason: reason, Message: message}
 	}
-	ready := condition(conditionReady, metav1.ConditionTrue, "Projected", fmt.Sprintf("commit %.12s is served; %d Secrets stand", s.commit(), c.Ready))
+	ready := condition(conditionReady, metav1.ConditionTrue, "Projected", fmt.Sprintf("commit %.12s is served; its Secrets stand: %d", s.commit(), c.Ready))
 	reconciling := condition(conditionReconciling, metav1.ConditionFalse, "Idle", "nothing is under way")
 	stalled := condition(conditionStalled, metav1.ConditionFalse, "NotStalled", "nothing waits for a person")
 	behind := s.sync.Head != "" && s.sync.Head != s.commit() && s.sync.Refused != s.sync.Head
@@ -277,12 +277,13 @@ func (s standing) conditions(c repositoryCounts) []metav1.Condition {
 		ready = condition(conditionReady, metav1.ConditionFalse, "Projecting", fmt.Sprintf("%d of %d Secrets of commit %.12s stand", c.Ready, c.Desired, s.commit()))
 	}
 	if all := s.troubles(c); len(all) > 0 {
-		var text []string
 		stuck := slices.IndexFunc(all, func(t trouble) bool { return t.stuck })
-		for _, t := range all {
-			text = append(text, t.message)
+		// It stands in a column of kubectl get.
+		text := cut(all[0].message, 300)
+		if len(all) > 1 {
+			text += fmt.Sprintf(" (and %d more: kubectl describe)", len(all)-1)
 		}
-		ready = condition(conditionReady, metav1.ConditionFalse, all[0].reason, strings.Join(text, "; "))
+		ready = condition(conditionReady, metav1.ConditionFalse, all[0].reason, text)
 		if stuck >= 0 {
 			stalled = condition(conditionStalled, metav1.ConditionTrue, all[stuck].reason, all[stuck].message)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +80,23 @@ func TestChain(t *testing.T) {
 	}
 	t.Logf("\n%s", kubectl(t, "", "get", "srepo", "-n", w.namespace, "-o", "wide"))
 	kubectl(t, "", "wait", "--for=condition=Ready", "--timeout=30s", "-n", w.namespace, "sealedrepository/sealward")
+
+	// Operators see in sealward status who writes; others do not.
+	status := func(a *agent, account string) string {
+		cluster.ServiceAccount(t, w.namespace, account)
+		token := filepath.Join(t.TempDir(), "token")
+		must(t, os.WriteFile(token, []byte(cluster.Token(t, w.namespace, account, "sealward")), 0o600))
+		return sealward(t, a.dir, "status", "--server", *a.at.Load(), "--token-file", token)
+	}
+	if out := status(first, "ops"); !strings.Contains(out, "(this agent) writes") || !strings.Contains(out, "Secret: 1 of 1 stand") {
+		t.Errorf("status shows\n%s", out)
+	}
+	if out := status(second, "ops"); !strings.Contains(out, first.identity()+" writes; this agent is") || strings.Contains(out, "(this agent)") {
+		t.Errorf("status shows\n%s", out)
+	}
+	if out := status(first, "somebody"); strings.Contains(out, "writes") {
+		t.Errorf("status shows anybody\n%s", out)
+	}
 
 	w.remove("workspaces/orders/grants/shop.yaml")
 	w.push("the shop may no longer")
