@@ -104,6 +104,7 @@ $(TOOLS)/kube-apiserver $(TOOLS)/kubectl: test/cluster/go.mod
 
 bench: tools
 	$(GO) test -run '^$$' -bench 'Binding|Open' ./seal ./unseal
+	$(GO) test -run '^$$' -bench Projection -benchtime 1x ./plugins/kubernetes
 	$(GO) -C test/bench run -mod=mod .
 
 bench-scale: tools
