@@ -95,18 +95,18 @@ func TestWatchExpired(t *testing.T) {
 	p.stands(2)
 	var expired atomic.Bool
 	release := make(chan struct{})
-	p.calls.intercept(func(r *http.Request) error {
+	p.calls.answer(func(r *http.Request) *http.Response {
 		q := r.URL.Query()
-		if q.Get("watch") == "" || !strings.Contains(r.URL.Path, "/secrets") {
-			return nil
-		}
-		if q.Get("sendInitialEvents") != "" {
+		switch {
+		case q.Get("watch") == "" || !strings.Contains(r.URL.Path, "/secrets"):
+		case q.Get("sendInitialEvents") != "":
 			q.Set("timeoutSeconds", "3") // then it goes on from what it saw last
-		} else if expired.CompareAndSwap(false, true) {
+			r.URL.RawQuery = q.Encode()
+		case expired.CompareAndSwap(false, true):
 			<-release
-			q.Set("resourceVersion", "1") // so old that nobody knows it
+			// An API server that has forgotten what was there then.
+			return response(200, "application/json", `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old resource version","reason":"Expired","code":410}}`+"\n")
 		}
-		r.URL.RawQuery = q.Encode()
 		return nil
 	})
 	p.calls.breakWatches()

@@ -255,7 +255,7 @@ func TestWebhookThatTells(t *testing.T) {
 		"base64":    {value, func(v string) string { return "password is " + base64.StdEncoding.EncodeToString([]byte(v)) }},
 		"base64url": {value, func(v string) string { return "password is " + base64.RawURLEncoding.EncodeToString([]byte(v)) }},
 		"whole": {value, func(v string) string {
-			return base64.StdEncoding.EncodeToString([]byte(`{"data":{"password":"` + v + `"}}`))
+			return base64.StdEncoding.EncodeToString([]byte(`{"data":{"pass":"` + v + `"}}`))
 		}},
 		"json":        {value, func(v string) string { b, _ := json.Marshal(v); return "password is " + string(b) }},
 		"quoted":      {value, func(v string) string { return "password is " + strconv.Quote(v) }},
