@@ -79,9 +79,11 @@ func TestChaos(t *testing.T) {
 			}
 			objects = append(objects, s)
 		}
+		planned := len(objects)
 		for n := range 4 {
 			if random.IntN(2) == 0 {
-				objects = append(objects, role(ns, fmt.Sprint("r-", n), fmt.Sprint("s-", random.IntN(names))), binding(ns, fmt.Sprint("r-", n), fmt.Sprint("r-", n), "shop"))
+				// Not of the last ones, which may be somebody else's: no Role names such.
+				objects = append(objects, role(ns, fmt.Sprint("r-", n), objects[random.IntN(planned/2)].Key.Name), binding(ns, fmt.Sprint("r-", n), fmt.Sprint("r-", n), "shop"))
 			}
 		}
 		return plan(ns, objects...)

@@ -61,7 +61,7 @@ type Engine struct {
 	unsettled  int // watches of Secrets that neither saw everything nor failed to
 	guard      map[string]*guarded
 	outage     outage
-	crowded    int // requests under way in slow namespaces
+	crowded    [classes]int // requests under way in slow namespaces
 	// Counts of entries, kept by change.
 	states  [states]int
 	desired map[Kind]int
@@ -135,18 +135,36 @@ func (en *entry) matches(o *observed) bool {
 	return en.send != nil && en.want != digest{} && (o.digest == en.want || o.digest == en.accepted)
 }
 
+// class of work. Each has a queue and workers of its own, so that nothing is before a
+// revocation but other revocations.
+type class uint8
+
+const (
+	revoking class = iota // what takes a right away, or may
+	removing              // what takes a value away
+	writing
+	classes
+)
+
+// workers of a class, of a number for writing.
+func (c class) workers(n int) int {
+	if c == writing {
+		return n
+	}
+	return max(2, n/4)
+}
+
 // run is one term of leadership.
 type run struct {
-	ctx context.Context
-	// Revocations have workers of their own, so that nothing slow is ever before them.
-	urgent, normal workqueue.TypedRateLimitingInterface[Key]
-	limiter        workqueue.TypedRateLimiter[Key]
-	ask            chan struct{} // for the operator's word, at once
+	ctx     context.Context
+	queues  [classes]workqueue.TypedDelayingInterface[Key]
+	limiter workqueue.TypedRateLimiter[Key]
+	ask     chan struct{} // for the operator's word, at once
 }
 
 // space is how requests to one namespace go.
 type space struct {
-	underway  int
+	underway  [classes]int
 	slowUntil time.Time
 	problem   *Problem
 }
@@ -287,25 +305,26 @@ func (e *Engine) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(logr.NewContext(ctx, logr.Discard()))
 	defer cancel()
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstBackoff, mostBackoff)
-	r := &run{ctx: ctx, limiter: limiter, ask: make(chan struct{}, 1),
-		urgent: workqueue.NewTypedRateLimitingQueue[Key](limiter),
-		normal: workqueue.NewTypedRateLimitingQueue[Key](limiter)}
+	r := &run{ctx: ctx, limiter: limiter, ask: make(chan struct{}, 1)}
+	for c := range r.queues {
+		r.queues[c] = workqueue.NewTypedDelayingQueue[Key]()
+	}
 
 	e.mu.Lock()
 	e.begin(r)
 	e.unlock()
 
 	var workers sync.WaitGroup
-	for range e.cfg.Workers {
-		workers.Go(func() { e.worker(r, r.normal) })
-	}
-	for range max(2, e.cfg.Workers/2) {
-		workers.Go(func() { e.worker(r, r.urgent) })
+	for c := range classes {
+		for range c.workers(e.cfg.Workers) {
+			workers.Go(func() { e.worker(r, c) })
+		}
 	}
 	workers.Go(func() { e.words(r) })
 	<-ctx.Done()
-	r.urgent.ShutDown()
-	r.normal.ShutDown()
+	for _, q := range r.queues {
+		q.ShutDown()
+	}
 	e.mu.Lock()
 	e.end()
 	e.unlock()
@@ -318,7 +337,7 @@ func (e *Engine) begin(r *run) {
 	e.namespaces, e.spaces = map[string]map[Kind]*watcher{}, map[string]*space{}
 	e.outage = outage{over: make(chan struct{})}
 	e.guard, e.loud = map[string]*guarded{}, map[string]int{}
-	e.unsettled, e.crowded = 0, 0
+	e.unsettled, e.crowded = 0, [classes]int{}
 	e.forgetCluster()
 	// Who leads now tells what there is.
 	for id, was := range e.begun {
@@ -370,6 +389,7 @@ func (e *Engine) forgetUnused() {
 		return
 	}
 	maps.DeleteFunc(e.entries, func(_ Key, en *entry) bool { return en.object == nil && !en.busy })
+	e.recount()
 }
 
 // watch starts the watches of the plan's namespaces, and stops those of others.
@@ -383,7 +403,11 @@ func (e *Engine) watch() {
 	}
 	for key := range e.plan.Objects {
 		wanted[key.Namespace] = true
+		if e.forbidden(key.Namespace) {
+			e.enqueue(key) // no watch comes to do so
+		}
 	}
+	maps.DeleteFunc(wanted, func(ns string, _ bool) bool { return e.forbidden(ns) })
 	for name, ns := range e.namespaces {
 		if wanted[name] {
 			continue
@@ -418,6 +442,12 @@ func (e *Engine) watch() {
 			go w.run(ctx)
 		}
 	}
+}
+
+// forbidden reports the cluster's own namespaces and that of the agents, whose keys are
+// there. Plans do not have them either.
+func (e *Engine) forbidden(ns string) bool {
+	return ns == "" || ns == e.cfg.Agent || strings.HasPrefix(ns, "kube-")
 }
 
 func (e *Engine) entry(key Key) *entry {
@@ -510,24 +540,30 @@ func (e *Engine) recount() {
 	}
 }
 
-// enqueue has a worker look at an object. What takes a right or a value away is urgent.
+// enqueue has a worker look at an object.
 func (e *Engine) enqueue(key Key) {
 	if e.run != nil {
-		e.queue(key).Add(key)
+		e.run.queues[e.class(key)].Add(key)
 	}
 }
 
 func (e *Engine) enqueueAfter(key Key, d time.Duration) {
 	if e.run != nil {
-		e.queue(key).AddAfter(key, d)
+		e.run.queues[e.class(key)].AddAfter(key, d)
 	}
 }
 
-func (e *Engine) queue(key Key) workqueue.TypedRateLimitingInterface[Key] {
-	if en := e.entries[key]; en != nil && en.current() != nil && (en.object == nil || key.Kind != KindSecret) {
-		return e.run.urgent
+func (e *Engine) class(key Key) class {
+	en := e.entries[key]
+	switch {
+	case en == nil || en.current() == nil:
+		return writing
+	case key.Kind != KindSecret:
+		return revoking
+	case en.object == nil:
+		return removing
 	}
-	return e.run.normal
+	return writing
 }
 
 func (e *Engine) enqueueUnseen() {
@@ -539,21 +575,21 @@ func (e *Engine) enqueueUnseen() {
 	}
 }
 
-func (e *Engine) worker(r *run, q workqueue.TypedRateLimitingInterface[Key]) {
+func (e *Engine) worker(r *run, c class) {
 	for {
-		key, down := q.Get()
+		key, down := r.queues[c].Get()
 		if down {
 			return
 		}
 		if r.ctx.Err() == nil {
-			e.work(r, key, q == r.urgent)
+			e.work(r, key, c)
 		}
-		q.Done(key)
+		r.queues[c].Done(key)
 	}
 }
 
-// work looks at one object. Nobody else does meanwhile, also not by the other queue.
-func (e *Engine) work(r *run, key Key, urgent bool) {
+// work looks at one object. Nobody else does meanwhile, also not by another queue.
+func (e *Engine) work(r *run, key Key, c class) {
 	e.mu.Lock()
 	defer e.unlock()
 	en := e.entries[key]
@@ -565,7 +601,7 @@ func (e *Engine) work(r *run, key Key, urgent bool) {
 		return
 	}
 	en.busy = true
-	e.step(r, key, en, urgent)
+	e.step(r, key, en, c)
 	en.busy = false
 	if en.again {
 		en.again = false
@@ -589,7 +625,7 @@ func (e *Engine) looked(key Key) bool {
 
 // step decides what an object needs, and does it. It is called with the lock and
 // returns with it, but does not hold it while it talks to the API server.
-func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
+func (e *Engine) step(r *run, key Key, en *entry, c class) {
 	obj, before := en.object, en.send
 	en.send = e.sendable(obj)
 	if send := en.send; send != nil && (en.want == (digest{}) || !slices.Equal(before.names(), send.names())) {
@@ -610,6 +646,10 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 		en.want, en.accepted = want, digest{}
 	}
 	w := e.namespaces[key.Namespace][key.Kind]
+	if w == nil && obj != nil {
+		e.fail(r, key, en, failure{reason: NoTarget, message: "namespace " + key.Namespace + " is never projected into"}, false)
+		return
+	}
 	if w == nil {
 		e.end1(key, en, idle)
 		return
@@ -664,13 +704,13 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 			return
 		}
 	}
-	if wait := e.mustWait(key, w, now, urgent); wait > 0 {
+	if wait := e.mustWait(key, w, now, c); wait > 0 {
 		e.set(key, en, waiting)
 		e.enqueueAfter(key, wait)
 		return
 	}
 	if en.send == nil {
-		e.prune(r, key, en, o)
+		e.prune(r, key, en, o, c)
 		return
 	}
 	if en.repairs > quarrelAfter {
@@ -681,13 +721,13 @@ func (e *Engine) step(r *run, key Key, en *entry, urgent bool) {
 			return
 		}
 	}
-	e.bring(r, key, en, o, w)
+	e.bring(r, key, en, o, c)
 }
 
 // prune deletes what should not stand.
-func (e *Engine) prune(r *run, key Key, en *entry, o *observed) {
+func (e *Engine) prune(r *run, key Key, en *entry, o *observed, c class) {
 	unseen := e.unseen(key, en, o)
-	err := e.timed(key, func() error { return e.delete(r.ctx, key, o.uid, o.version) })
+	err := e.timed(key, c, func() error { return e.delete(r.ctx, key, o.uid, o.version) })
 	if e.run != r {
 		return
 	}
@@ -712,13 +752,13 @@ func (e *Engine) prune(r *run, key Key, en *entry, o *observed) {
 }
 
 // bring has an object stand as planned.
-func (e *Engine) bring(r *run, key Key, en *entry, o *observed, w *watcher) {
+func (e *Engine) bring(r *run, key Key, en *entry, o *observed, c class) {
 	obj, send, want := en.object, en.send, en.want
 	a := &attempt{e: e, key: key, obj: send, fresh: en.recorded}
 	began := e.cfg.Now()
 	var stands *observed
 	added := false
-	err := e.timed(key, func() error {
+	err := e.timed(key, c, func() error {
 		err := a.bring(r.ctx, o != nil)
 		if a.live != nil {
 			stands = e.digester.reduce(a.live)
@@ -771,21 +811,21 @@ func (e *Engine) bring(r *run, key Key, en *entry, o *observed, w *watcher) {
 }
 
 // timed does something without the lock, and notes a namespace that is slow.
-func (e *Engine) timed(key Key, f func() error) error {
+func (e *Engine) timed(key Key, c class, f func() error) error {
 	s := e.space(key.Namespace)
 	slow := e.cfg.Now().Before(s.slowUntil)
-	s.underway++
+	s.underway[c]++
 	if slow {
-		e.crowded++
+		e.crowded[c]++
 	}
 	e.unlock()
 	began := time.Now()
 	err := e.safely(f)
 	took := time.Since(began)
 	e.mu.Lock()
-	s.underway--
+	s.underway[c]--
 	if slow {
-		e.crowded--
+		e.crowded[c]--
 	}
 	if took > slowRequest {
 		s.slowUntil = e.cfg.Now().Add(slowFor)
@@ -807,13 +847,16 @@ func (e *Engine) safely(f func() error) (err error) {
 }
 
 // mustWait is how long a write has to wait for what is not its own fault.
-func (e *Engine) mustWait(key Key, w *watcher, now time.Time, urgent bool) time.Duration {
-	wait := max(e.outage.until.Sub(now), w.until.Sub(now))
+func (e *Engine) mustWait(key Key, w *watcher, now time.Time, c class) time.Duration {
+	wait := e.outage.until.Sub(now)
+	if c == writing { // that nothing can be made there is no reason to leave something
+		wait = max(wait, w.until.Sub(now))
+	}
 	if wait > 0 {
 		return wait + mathrand.N(200*time.Millisecond)
 	}
-	s := e.space(key.Namespace)
-	if !urgent && now.Before(s.slowUntil) && (s.underway >= max(1, e.cfg.Workers/4) || e.crowded >= max(1, e.cfg.Workers/2)) {
+	s, workers := e.space(key.Namespace), c.workers(e.cfg.Workers)
+	if now.Before(s.slowUntil) && (s.underway[c] >= max(1, workers/4) || e.crowded[c] >= max(1, workers/2)) {
 		return 100*time.Millisecond + mathrand.N(200*time.Millisecond)
 	}
 	return 0

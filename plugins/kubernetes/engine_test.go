@@ -358,11 +358,22 @@ func (b *lockedBuffer) String() string {
 func TestAPlanComesToStand(t *testing.T) {
 	t.Parallel()
 	p := newProjector(t)
+	changed := p.Changed()
 	p.Apply(plan(p.ns, secret(p.ns, "orders-db", "password", "correct horse"), role(p.ns, "readers", "orders-db"), binding(p.ns, "readers", "readers", "shop")))
 	p.stands(3)
 	s := get(t, p.ns, "orders-db")
 	if string(s.Data["password"]) != "correct horse" || s.Labels[kubernetes.AgentLabel] != agentNamespace || s.Annotations[kubernetes.CommitAnnotation] != "c0ffee" {
 		t.Errorf("the Secret is %v %v", s.Labels, s.Annotations)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody was told that the report changed")
+	}
+	r := p.Report()
+	r.Ready[kubernetes.KindSecret], r.Commits["main"] = 7, "another"
+	if again := p.Report(); again.Ready[kubernetes.KindSecret] != 1 || again.Commits["main"] != "c0ffee" || again.ReadyOf["main"] != 1 || again.Synced.IsZero() {
+		t.Errorf("the report is %+v", again)
 	}
 	p.hides("correct horse")
 	if log := p.log.String(); !strings.Contains(log, "the cluster stands as planned") {

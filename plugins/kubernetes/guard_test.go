@@ -117,6 +117,18 @@ func TestPruneIsHeld(t *testing.T) {
 	q.hides("correct horse")
 }
 
+// With 100 percent nothing is held.
+func TestGuardThatHoldsNothing(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t)
+	p.Apply(plan(p.ns, secrets(p.ns, 30)...))
+	p.stands(30)
+	p.stop()
+	q := newProjectorIn(t, p.ns, func(c *kubernetes.EngineConfig) { c.Guard = kubernetes.PruneGuard{Percent: 100} })
+	q.Apply(plan(p.ns))
+	until(t, "all go", func() bool { return left(t, p.ns) == 0 })
+}
+
 // When few enough are left that would go, they go.
 func TestHeldBecomesFew(t *testing.T) {
 	t.Parallel()
@@ -322,6 +334,75 @@ func TestNoWriteAfterRun(t *testing.T) {
 	p.Apply(plan(p.ns, secrets(p.ns, 250)...))
 	p.start()
 	p.stands(250)
+}
+
+// A right goes before any number of Secrets that go, as well.
+func TestRevocationsGoBeforeRemovals(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t, func(c *kubernetes.EngineConfig) { c.Workers = 2 })
+	all := append(secrets(p.ns, 200), role(p.ns, "readers", "s-00"), binding(p.ns, "readers", "readers", "shop"))
+	p.Apply(plan(p.ns, all...))
+	p.stands(202)
+	p.calls.take()
+	var deleted, before atomic.Int32
+	p.calls.intercept(func(r *http.Request) error {
+		switch {
+		case r.Method == http.MethodDelete && strings.Contains(r.URL.Path, "/rolebindings/"):
+			before.Store(deleted.Load() + 1)
+		case r.Method == http.MethodDelete && strings.Contains(r.URL.Path, "/secrets/"):
+			deleted.Add(1)
+		}
+		return nil
+	})
+	p.Apply(plan(p.ns))
+	until(t, "all go", func() bool { return left(t, p.ns) == 0 })
+	if n := before.Load(); n == 0 || n > 20 {
+		t.Errorf("the right went after %d Secrets", n-1)
+	}
+}
+
+// Where nothing can be made, a right can still be taken away.
+func TestRevokeWhereNothingCanBeMade(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t)
+	standing := []*kubernetes.Object{secret(p.ns, "db", "password", "x"), role(p.ns, "readers", "db"), binding(p.ns, "readers", "readers", "shop")}
+	p.Apply(plan(p.ns, standing...))
+	p.stands(3)
+	roles := cluster.Client.RbacV1().Roles(p.ns)
+	own, err := roles.Get(t.Context(), "agent-"+p.account, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own.Rules[1].Verbs = []string{"get", "list", "watch", "delete"}
+	if _, err := roles.Update(t.Context(), own, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// The agent keeps failing for a while, so that its waits have grown.
+	for i := range 4 {
+		p.Apply(plan(p.ns, append(slices.Clone(standing), role(p.ns, fmt.Sprint("more-", i), "db"))...))
+		p.problem(kubernetes.Forbidden)
+	}
+	p.Apply(plan(p.ns, standing[0], standing[1], role(p.ns, "more-3", "db")))
+	until(t, "the binding goes", func() bool {
+		_, err := cluster.Client.RbacV1().RoleBindings(p.ns).Get(t.Context(), "readers", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+}
+
+// The cluster's own namespaces and the agents' are no targets, whatever a plan says.
+func TestForbiddenNamespaces(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t, func(c *kubernetes.EngineConfig) { c.Client = cluster.Client })
+	pl := plan(p.ns, secret("kube-system", "db", "password", "correct horse"), secret(agentNamespace, "db", "password", "correct horse"), secret(p.ns, "db", "password", "x"))
+	p.Apply(pl)
+	until(t, "one stands and two have no target", func() bool {
+		r := p.Report()
+		return r.Ready[kubernetes.KindSecret] == 1 && len(r.Problems) == 2 && r.Problems[0].Reason == kubernetes.NoTarget && r.Problems[1].Reason == kubernetes.NoTarget
+	})
+	if get(t, "kube-system", "db") != nil {
+		t.Error("a Secret stands in kube-system")
+	}
+	p.hides("correct horse")
 }
 
 // A RoleBinding waits for its Role, without being refused once.

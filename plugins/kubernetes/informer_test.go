@@ -101,7 +101,7 @@ func TestWatchExpired(t *testing.T) {
 			return nil
 		}
 		if q.Get("sendInitialEvents") != "" {
-			q.Set("timeoutSeconds", "1") // then it goes on from what it saw last
+			q.Set("timeoutSeconds", "3") // then it goes on from what it saw last
 		} else if expired.CompareAndSwap(false, true) {
 			<-release
 			q.Set("resourceVersion", "1") // so old that nobody knows it

@@ -105,6 +105,8 @@ func (e *Engine) explain(key Key, obj *Object, err error) failure {
 		return failure{reason: Conflict, message: deleting(key)}
 	case errors.Is(err, errChanging):
 		return failure{reason: Conflict, message: what + " changes while it is written"}
+	case errors.Is(err, errPanic):
+		return failure{reason: OtherReason, message: what + " is not written: writing it panicked"}
 	case errors.Is(err, errRecord):
 		return failure{reason: OtherReason, message: what + " is not written, because the audit cannot be written"}
 	case errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &status):

@@ -1,6 +1,7 @@
 package kubernetes_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -494,6 +495,64 @@ func TestThrottled(t *testing.T) {
 		t.Errorf("it was tried again after %s", took)
 	}
 	p.hides("correct horse")
+}
+
+// What goes wrong in the API server, or between it and the agent, may hold what was sent
+// to it. It stops one object, for a while.
+func TestServerThatFails(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t)
+	answers := map[string]func() *http.Response{
+		"text": func() *http.Response { return response(500, "text/plain", "panic: password is correct horse") },
+		"html": func() *http.Response { return response(502, "text/html", "<p>correct horse</p>") },
+		"status": func() *http.Response {
+			return response(503, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"etcd: correct horse","reason":"ServiceUnavailable","code":503}`)
+		},
+		"garbage": func() *http.Response { return response(200, "application/json", `{"correct horse`) },
+		"another": func() *http.Response {
+			return response(201, "application/json", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"correct horse"}}`)
+		},
+		"teapot": func() *http.Response {
+			return response(418, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"correct horse","reason":"correct horse","code":418}`)
+		},
+	}
+	var fine atomic.Bool
+	p.calls.answer(func(r *http.Request) *http.Response {
+		if fine.Load() || r.Method != http.MethodPost {
+			return nil
+		}
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		for name, answer := range answers {
+			if bytes.Contains(body, []byte("secrets/"+name+".yaml")) {
+				return answer()
+			}
+		}
+		return nil
+	})
+	var objects []*kubernetes.Object
+	for name := range answers {
+		objects = append(objects, secret(p.ns, name, "password", "correct horse"))
+	}
+	p.Apply(plan(p.ns, append(objects, secret(p.ns, "fine", "password", "correct horse"))...))
+	until(t, "one stands and the others have problems", func() bool {
+		r := p.Report()
+		return r.Ready[kubernetes.KindSecret] == 1 && len(r.Problems) == len(answers)
+	})
+	want := map[string]kubernetes.Reason{"text": kubernetes.Unavailable, "html": kubernetes.Unavailable, "status": kubernetes.Unavailable, "garbage": kubernetes.OtherReason, "another": kubernetes.OtherReason, "teapot": kubernetes.OtherReason}
+	for _, problem := range p.Report().Problems {
+		if problem.Reason != want[problem.Key.Name] || problem.Next.IsZero() {
+			t.Errorf("%s: %+v", problem.Key.Name, problem)
+		}
+	}
+	p.hides("correct horse")
+	fine.Store(true)
+	p.stands(len(answers) + 1)
+	p.hides("correct horse")
+}
+
+func response(code int, kind, body string) *http.Response {
+	return &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {kind}}, Body: io.NopCloser(strings.NewReader(body))}
 }
 
 // Many problems of one kind are not told one by one.

@@ -259,7 +259,7 @@ func (s standing) conditions(c repositoryCounts) []metav1.Condition {
 	condition := func(kind string, is metav1.ConditionStatus, reason, message string) metav1.Condition {
 		return metav1.Condition{Type: kind, Status: is, Reason: reason, Message: message}
 	}
-	ready := condition(conditionReady, metav1.ConditionTrue, "Projected", fmt.Sprintf("commit %.12s is served; %d Secrets stand", s.commit(), c.Ready))
+	ready := condition(conditionReady, metav1.ConditionTrue, "Projected", fmt.Sprintf("commit %.12s is served; its Secrets stand: %d", s.commit(), c.Ready))
 	reconciling := condition(conditionReconciling, metav1.ConditionFalse, "Idle", "nothing is under way")
 	stalled := condition(conditionStalled, metav1.ConditionFalse, "NotStalled", "nothing waits for a person")
 	behind := s.sync.Head != "" && s.sync.Head != s.commit() && s.sync.Refused != s.sync.Head

@@ -28,6 +28,7 @@ var (
 	errDeleting = errors.New("it is being deleted, and a finalizer holds it")
 	errChanging = errors.New("it changes while it is written")
 	errRecord   = errors.New("the audit cannot be written")
+	errAnswer   = errors.New("the answer is about something else")
 	errPanic    = errors.New("it panicked")
 )
 
@@ -67,8 +68,17 @@ func (e *Engine) write(ctx context.Context, verb string, key Key, req *rest.Requ
 		}
 		return nil, nil
 	}
+	return into(verb, key, result)
+}
+
+// into reads an answer, which must be about the object that was asked for.
+func into(verb string, key Key, result rest.Result) (object, error) {
 	o := key.Kind.empty()
-	if err := result.Into(o); err != nil {
+	err := result.Into(o)
+	if err == nil && (o.GetName() != key.Name || o.GetUID() == "") {
+		err = errAnswer
+	}
+	if err != nil {
 		return nil, &opError{verb, err}
 	}
 	return o, nil
@@ -123,12 +133,7 @@ func (a *attempt) bring(ctx context.Context, there bool) error {
 func (a *attempt) get(ctx context.Context) (object, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	o := a.key.Kind.empty()
-	err := a.e.request(a.key.Kind, a.key.Namespace, http.MethodGet).Name(a.key.Name).Do(ctx).Into(o)
-	if err != nil {
-		return nil, &opError{"get", err}
-	}
-	return o, nil
+	return into("get", a.key, a.e.request(a.key.Kind, a.key.Namespace, http.MethodGet).Name(a.key.Name).Do(ctx))
 }
 
 // record has the audit know before a value leaves. Once an attempt is enough.
