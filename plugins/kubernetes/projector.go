@@ -16,8 +16,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/informers"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -483,13 +484,21 @@ func (p *Projector) approved(repository, commit string) bool {
 
 // watchNamespaces keeps the names and labels of the namespaces, for instance secrets.
 func (p *Projector) watchNamespaces(ctx context.Context) {
-	factory := informers.NewSharedInformerFactoryWithOptions(p.free, 0, informers.WithTransform(func(o any) (any, error) {
+	namespaces := p.free.CoreV1().Namespaces()
+	informer := cache.NewSharedIndexInformer(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return namespaces.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return namespaces.Watch(ctx, o)
+		},
+	}, &corev1.Namespace{}, 0, nil)
+	_ = informer.SetTransform(func(o any) (any, error) {
 		if ns, ok := o.(*corev1.Namespace); ok {
 			return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns.Name, ResourceVersion: ns.ResourceVersion, UID: ns.UID, Labels: instanceLabels(ns.Labels)}}, nil
 		}
 		return o, nil
-	}))
-	informer := factory.Core().V1().Namespaces().Informer()
+	})
 	told := p.watchErrors(informer, "namespaces")
 	_, _ = informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(o any, initial bool) { p.noteNamespaces(informer) },

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -85,6 +86,7 @@ type replica struct {
 	behind atomic.Int64 // of the clock
 	writes atomic.Int64
 	looks  chan string
+	answer func(*http.Request) *http.Response // instead of the API server's; nil for that
 
 	mu       sync.Mutex
 	records  []audit.Record
@@ -119,6 +121,11 @@ kubernetes:
 			if req.Method != http.MethodGet && !strings.Contains(req.URL.Path, "/leases/") {
 				r.writes.Add(1)
 			}
+			if r.answer != nil {
+				if resp := r.answer(req); resp != nil {
+					return resp, nil
+				}
+			}
 			return next.RoundTrip(req)
 		})
 	})
@@ -146,6 +153,10 @@ func (r *replica) start() *replica {
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		<-done
+		if r.in.t.Failed() {
+			text := r.log.String()
+			r.in.t.Logf("the log ends:\n%s", text[max(0, len(text)-3000):])
+		}
 		if strings.Contains(r.log.String(), "hunter2") {
 			r.in.t.Errorf("the log holds a value:\n%s", r.log.String())
 		}
@@ -912,6 +923,77 @@ func TestPanicOfAPart(t *testing.T) {
 	if strings.Contains(r.log.String(), "hunter2") {
 		t.Error(r.log.String())
 	}
+}
+
+// Whatever the API server answers, or has a webhook answer, may repeat a value: none of
+// its words get into log, status or metrics.
+func TestAnswersAreNotRepeated(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t)
+	r := in.replica()
+	var hostile atomic.Bool
+	hostile.Store(true)
+	r.answer = func(req *http.Request) *http.Response {
+		if !hostile.Load() {
+			return nil
+		}
+		const body = `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"admission webhook denied the request: hunter2","reason":"hunter2 is the reason","details":{"name":"hunter2","causes":[{"message":"hunter2"}]},"code":403}`
+		return &http.Response{StatusCode: 403, Status: "403 hunter2", Request: req, ProtoMajor: 1, Body: io.NopCloser(strings.NewReader(body)),
+			Header: http.Header{"Content-Type": {"application/json"}, "Warning": {`299 - "hunter2 is a bad password"`}, "Date": {"hunter2"}}}
+	}
+	r.start()
+	repo := newRepo(t, "")
+	repo.secret("orders/db", "password="+hidden)
+	r.publish(repo)
+	soon(t, "it is met", func() bool { return strings.Contains(r.log.String(), "the API server answered 403 (no reason)") })
+	r.Looked()
+	soon(t, "everywhere", r.logs("the SealedRepository cannot be written; it is tried again"))
+	if text := r.log.String() + fmt.Sprintf("%+v", r.Status()) + scrape(t, r); strings.Contains(text, "hunter2") {
+		t.Error(text)
+	}
+	hostile.Store(false)
+	in.becomes("Ready", "True Projected")
+}
+
+// What anybody wrote on the object is taken for nothing but what it may mean.
+func TestHostileObject(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t)
+	r := in.replica().start()
+	repo := newRepo(t, "")
+	repo.secret("orders/db", "password="+hidden)
+	commit := r.publish(repo)
+	in.becomes("Ready", "True Projected")
+	for len(r.looks) > 0 {
+		<-r.looks
+	}
+	in.annotate(kubernetes.RequestAnnotation, strings.Repeat("x ", 60_000))
+	soon(t, "it looks", func() bool { return len(r.looks) == 1 })
+	r.synced(unseal.Sync{Head: commit})
+	soon(t, "a part is told", func() bool { return len(field(in.repository(), "status", "lastHandledReconcileAt")) == 256 })
+	for _, word := range []string{"*", "main", commit[:39], commit + "0", strings.ToUpper("A") + commit[1:]} {
+		in.annotate(kubernetes.ApproveAnnotation, word)
+		in.annotate(kubernetes.ApprovePruneAnnotation, word)
+		if r.Waits(word) {
+			t.Errorf("something waits at %q", word)
+		}
+	}
+	time.Sleep(1500 * time.Millisecond)
+	if strings.Contains(r.log.String(), "an operator's word") {
+		t.Errorf("a word that names no commit is taken:\n%s", r.log.String())
+	}
+	// A status that lies is put right, and conditions of others are taken out.
+	status, err := in.objects().Get(t.Context(), "sealward", metav1.GetOptions{})
+	must(t, err)
+	status.Object["status"] = map[string]any{"observedCommit": "lie", "failing": int64(7), "counts": map[string]any{}, "conditions": []any{
+		map[string]any{"type": "Ready", "status": "False", "reason": "Lie", "message": "lie", "lastTransitionTime": "2020-01-01T00:00:00Z"},
+		map[string]any{"type": "Foreign", "status": "True", "reason": "Lie", "message": "lie", "lastTransitionTime": "2020-01-01T00:00:00Z"}}}
+	_, err = in.objects().UpdateStatus(t.Context(), status, metav1.UpdateOptions{})
+	must(t, err)
+	in.becomes("Ready", "True Projected")
+	soon(t, "nothing of it is left", func() bool {
+		return !strings.Contains(strings.ToLower(fmt.Sprint(in.repository().Object["status"])), "lie")
+	})
 }
 
 // Warnings of the API server that may be a webhook's are told without their text.

@@ -378,13 +378,13 @@ func (r *repositories) tell(ctx context.Context) {
 	defer ticker.Stop()
 	var retry time.Time
 	for {
-		if !r.p.cfg.Now().Before(retry) {
+		if !time.Now().Before(retry) {
 			report := r.p.engine.Report()
 			for _, name := range slices.Sorted(maps.Keys(r.byName)) {
 				err := r.tellOf(ctx, name, report)
 				r.failed(ctx, "telling how it goes", name, err)
-				if err != nil {
-					retry = r.p.cfg.Now().Add(5 * time.Second)
+				if err != nil && !errors.Is(err, ErrNotLeading) {
+					retry = time.Now().Add(5 * time.Second)
 				}
 			}
 			r.p.events.compare(report.Problems, r.regarding)
@@ -436,6 +436,13 @@ func (r *repositories) tellOf(ctx context.Context, name string, report Report) e
 		return err
 	}
 	out, err := objects.ApplyStatus(ctx, name, object, options)
+	if left := parseRepository(out); err == nil && left != nil && want.Status.differs(left.Status) {
+		// Apply leaves what others added; it would be applied anew for ever.
+		var patch []byte
+		if patch, err = json.Marshal([]map[string]any{{"op": "add", "path": "/status", "value": object.Object["status"]}}); err == nil {
+			out, err = objects.Patch(ctx, name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: FieldManager}, "status")
+		}
+	}
 	if err != nil {
 		if apierrors.IsNotFound(err) { // it was deleted meanwhile
 			r.forget(name)
