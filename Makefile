@@ -123,7 +123,7 @@ cross:
 # Go's fuzzer now and then takes the end of its own time for a failure, without an input
 # that fails: that, and only that, is tried once more.
 fuzz:
-	@for f in FuzzParse:./seal/manifest FuzzLoad:./seal FuzzBinding:./seal FuzzOpen:./unseal FuzzDotenv:./unseal FuzzOpenText:./unseal FuzzOpenAge:./unseal FuzzVerify:./unseal/audit FuzzVerify:./gitops/source; do \
+	@for f in FuzzParse:./seal/manifest FuzzLoad:./seal FuzzBinding:./seal FuzzOpen:./unseal FuzzDotenv:./unseal FuzzOpenText:./unseal FuzzOpenAge:./unseal FuzzString:./unseal/jsontext FuzzVerify:./unseal/audit FuzzVerify:./gitops/source; do \
 		run() { $(GO) test -run '^$$' -fuzz "^$${f%%:*}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s $${f##*:} 2>&1; }; \
 		out=$$(run); code=$$?; echo "$$out"; \
 		case "$$code $$out" in \
