@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -194,8 +195,16 @@ func TestClusterRights(t *testing.T) {
 		return r.Status.Allowed
 	}
 	all := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "bind", "escalate", "impersonate", "approve"}
+	sees := func(verb, group, resource, sub, namespace, name string) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); !can(verb, group, resource, sub, namespace, name); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("the agent may not %s %s in %q", verb, resource, namespace)
+			}
+		}
+	}
 	const rbac = "rbac.authorization.k8s.io"
-	for _, c := range []struct {
+	table := []struct {
 		group, resource, sub, namespace, name string
 		may                                   string
 	}{
@@ -240,7 +249,14 @@ func TestClusterRights(t *testing.T) {
 		{"authorization.k8s.io", "subjectaccessreviews", "", "", "", ""},
 		{"apiextensions.k8s.io", "customresourcedefinitions", "", "", "", ""},
 		{"*", "*", "", "", "", ""},
-	} {
+	}
+	// RBAC takes a moment to see what was applied.
+	for _, c := range table {
+		for verb := range strings.FieldsSeq(c.may) {
+			sees(verb, c.group, c.resource, c.sub, c.namespace, c.name)
+		}
+	}
+	for _, c := range table {
 		var may []string
 		for _, verb := range all {
 			if can(verb, c.group, c.resource, c.sub, c.namespace, c.name) {

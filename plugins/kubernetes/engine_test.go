@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -126,6 +127,27 @@ func allow(t testing.TB, ns, account string) {
 	if _, err := cluster.Client.RbacV1().RoleBindings(ns).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// refuses waits until RBAC refuses the engine a verb on Roles, but not to delete them:
+// it takes a moment to see that a Role has changed.
+func (p *projector) refuses(verb string) {
+	p.t.Helper()
+	may := func(verb string) bool {
+		return allowed(p.t, "system:serviceaccount:"+p.account+":sealward", authorizationv1.ResourceAttributes{Namespace: p.ns, Verb: verb, Group: rbacv1.GroupName, Resource: "roles"})
+	}
+	until(p.t, "RBAC refuses to "+verb+" roles", func() bool { return may("delete") && !may(verb) })
+}
+
+// allowed asks the API server.
+func allowed(t testing.TB, user string, what authorizationv1.ResourceAttributes) bool {
+	t.Helper()
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user, ResourceAttributes: &what}}
+	review, err := cluster.Client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), review, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return review.Status.Allowed
 }
 
 // clientOf talks as a service account.

@@ -377,6 +377,8 @@ func TestRevokeWhereNothingCanBeMade(t *testing.T) {
 	if _, err := roles.Update(t.Context(), own, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	p.refuses("create")
+	p.refuses("patch")
 	// The agent keeps failing for a while, so that its waits have grown.
 	for i := range 4 {
 		p.Apply(plan(p.ns, append(slices.Clone(standing), role(p.ns, fmt.Sprint("more-", i), "db"))...))

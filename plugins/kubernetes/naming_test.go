@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sealward/sealward/plugins/kubernetes"
+	"github.com/sealward/sealward/plugins/kubernetes/kubetest"
 	"github.com/sealward/sealward/seal/manifest"
 )
 
@@ -32,13 +33,7 @@ func named(t *testing.T, ns, role string) []string {
 // mayGet asks the API server whether a service account may get a Secret.
 func mayGet(t *testing.T, ns, account, secret string) bool {
 	t.Helper()
-	review, err := cluster.Client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: "system:serviceaccount:" + ns + ":" + account, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: ns, Verb: "get", Resource: "secrets", Name: secret},
-	}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return review.Status.Allowed
+	return allowed(t, "system:serviceaccount:"+ns+":"+account, authorizationv1.ResourceAttributes{Namespace: ns, Verb: "get", Resource: "secrets", Name: secret})
 }
 
 // Who may write a secret and a grant could name somebody else's Secret by it. That
@@ -86,7 +81,7 @@ func TestRoleIsNarrowedWhenANameIsTaken(t *testing.T) {
 // While Secrets come one by one, a Role is not written for each.
 func TestRoleWaitsForItsSecrets(t *testing.T) {
 	t.Parallel()
-	p := stoppedProjector(t, cluster.Namespace(t, "orders"))
+	p := stoppedProjector(t, kubetest.Need(t, cluster).Namespace(t, "orders"))
 	objects := []*kubernetes.Object{role(p.ns, "readers", "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9")}
 	for _, name := range objects[0].Role.Rules[0].ResourceNames {
 		objects = append(objects, secret(p.ns, name, "password", "x"))

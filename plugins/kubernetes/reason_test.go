@@ -111,6 +111,7 @@ func TestRoleThatLacksAVerb(t *testing.T) {
 	if lacking, err = roles.Update(t.Context(), lacking, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	p.refuses("create")
 	p.start()
 	p.Apply(plan(p.ns, secret(p.ns, "db", "password", "x"), role(p.ns, "readers", "db")))
 	problem := p.problem(kubernetes.Forbidden)
