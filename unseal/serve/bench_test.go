@@ -1,15 +1,22 @@
 package serve_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/sealward/sealward/seal/manifest"
 	"github.com/sealward/sealward/unseal"
 	"github.com/sealward/sealward/unseal/access"
+	"github.com/sealward/sealward/unseal/serve"
 )
 
 // The cost of a read must not grow with the secrets, nor with the grants of others.
@@ -36,6 +43,49 @@ func BenchmarkRead(b *testing.B) {
 			}
 		})
 	}
+}
+
+// Who asks costs little where the same one asked before: a signature is verified once.
+func BenchmarkIdentify(b *testing.B) {
+	bench := newBench(b)
+	key := ecKey(b)
+	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public("k", key)}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	file := filepath.Join(b.TempDir(), "keys.json")
+	if err := os.WriteFile(file, set, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	issuer, err := serve.OpenIssuer(serve.IssuerConfig{Issuer: "ci", Audience: "sealward", JWKSFile: file}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	identities := serve.Identities{Issuers: []*serve.Issuer{issuer}}
+	ask := func(token string) {
+		r := httptest.NewRequest("GET", "/v1/whoami", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		if _, err := identities.Authenticate(r, bench.now); err != nil {
+			b.Fatal(err)
+		}
+	}
+	token := func(i int) string {
+		return mint(b, claims{"alg": "ES256", "kid": "k"}, bench.good("ci", claims{"jti": fmt.Sprint(i)}), key)
+	}
+	b.Run("JWT=new", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			b.StopTimer()
+			t := token(i)
+			b.StartTimer()
+			ask(t)
+		}
+	})
+	b.Run("JWT=known", func(b *testing.B) {
+		t := token(0)
+		for b.Loop() {
+			ask(t)
+		}
+	})
 }
 
 // publishGrants serves n secrets of one workspace, with as many grants; alice may read all.

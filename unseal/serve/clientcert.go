@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sealward/sealward/unseal/access"
@@ -55,15 +54,7 @@ type ClientCertificates struct {
 	cfg   ClientCertConfig
 	roots *reloaded[*x509.CertPool]
 
-	mu       sync.Mutex
-	of       *x509.CertPool // what verified was verified with
-	verified map[[sha256.Size]byte]certified
-}
-
-// certified is a chain that was verified, and for what time that holds.
-type certified struct {
-	caller        Caller
-	begins, until time.Time
+	chains verified // by roots
 }
 
 // OpenClientCertificates reads the CA file.
@@ -75,7 +66,7 @@ func OpenClientCertificates(cfg ClientCertConfig, log *slog.Logger) (*ClientCert
 	if err != nil {
 		return nil, fmt.Errorf("client certificates: %w", err)
 	}
-	return &ClientCertificates{cfg: cfg, roots: roots, verified: map[[sha256.Size]byte]certified{}}, nil
+	return &ClientCertificates{cfg: cfg, roots: roots}, nil
 }
 
 // Ask has a server ask its clients for certificates; to have none is fine.
@@ -93,34 +84,20 @@ func (c *ClientCertificates) authenticate(chain []*x509.Certificate, now time.Ti
 	for _, cert := range chain {
 		sum.Write(cert.Raw)
 	}
-	key := [sha256.Size]byte(sum.Sum(nil))
-	c.mu.Lock()
-	if c.of != roots {
-		c.of = roots
-		clear(c.verified)
-	}
-	known, ok := c.verified[key]
-	c.mu.Unlock()
-	if ok && !now.Before(known.begins) && !now.After(known.until) {
+	key := credentialHash(sum.Sum(nil))
+	if known, ok := c.chains.get(key, now); ok && known.by == roots {
 		return known.caller, nil
 	}
 	found, err := c.verify(chain, roots, now)
 	if err != nil {
 		return Caller{}, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.of == roots {
-		if len(c.verified) >= maxCached {
-			clear(c.verified)
-		}
-		c.verified[key] = found
-	}
+	c.chains.put(key, found, now)
 	return found.caller, nil
 }
 
-func (c *ClientCertificates) verify(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) (certified, error) {
-	refuse := func(reason string) (certified, error) { return certified{}, &AuthError{reason} }
+func (c *ClientCertificates) verify(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) (vouched, error) {
+	refuse := func(reason string) (vouched, error) { return vouched{}, &AuthError{reason} }
 	leaf, intermediates := chain[0], x509.NewCertPool()
 	for _, cert := range chain[1:] {
 		intermediates.AddCert(cert)
@@ -145,10 +122,10 @@ func (c *ClientCertificates) verify(chain []*x509.Certificate, roots *x509.CertP
 	}
 	who, err := user(c.cfg.Prefix, name)
 	if err != nil {
-		return certified{}, err
+		return vouched{}, err
 	}
 	fingerprint := sha256.Sum256(leaf.Raw)
-	out := certified{begins: leaf.NotBefore, until: leaf.NotAfter}
+	out := vouched{begins: leaf.NotBefore, until: leaf.NotAfter, by: roots}
 	for _, cert := range verified[0] {
 		if cert.NotBefore.After(out.begins) {
 			out.begins = cert.NotBefore
@@ -158,6 +135,7 @@ func (c *ClientCertificates) verify(chain []*x509.Certificate, roots *x509.CertP
 		}
 	}
 	out.caller = Caller{Identity: access.Identity{User: who}, Credential: hex.EncodeToString(fingerprint[:]), Method: "tls", Expires: out.until}
+	out.until = out.until.Add(1) // the last moment of a certificate is a good one
 	return out, nil
 }
 

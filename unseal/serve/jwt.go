@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -51,7 +52,9 @@ type IssuerConfig struct {
 	CAFile   string // PEM, of the issuer's certificate; "" means the system's roots
 	// Algorithms of signatures; default RS256 and ES256. Only asymmetric ones.
 	Algorithms []string
-	// SubjectClaim, default sub, with Prefix before it, is the caller's users:id:….
+	// SubjectClaim, default sub, with Prefix before it, is the caller's users:id:…. It and
+	// Roles.Claim are names of claims or, beginning with a slash, JSON pointers (RFC 6901)
+	// to deeper ones, as in /realm_access/roles.
 	SubjectClaim, Prefix string
 	Roles                Roles
 }
@@ -89,6 +92,11 @@ func (c IssuerConfig) Check() error {
 	if (c.Roles.Claim == "") != (len(c.Roles.Allow) == 0) {
 		errs = append(errs, errors.New("roles needs both claim and allow: the issuer may assert exactly the roles that are listed"))
 	}
+	for _, claim := range []string{c.SubjectClaim, c.Roles.Claim} {
+		if strings.HasPrefix(claim, "/") && strings.Contains(strings.NewReplacer("~0", "", "~1", "").Replace(claim), "~") {
+			errs = append(errs, fmt.Errorf("claim %.80q is no JSON pointer: a ~ in a name is written ~0, a slash ~1", claim))
+		}
+	}
 	return errors.Join(append(errs, c.Roles.check())...)
 }
 
@@ -97,6 +105,8 @@ type Issuer struct {
 	cfg        IssuerConfig
 	algorithms []jose.SignatureAlgorithm
 	keys       keySource
+	// tokens that were found good: each read brings the same one.
+	tokens verified // by the first of the keys
 }
 
 // keySource has the public keys of an issuer.
@@ -162,6 +172,17 @@ func unverifiedIssuer(token string) (issuer string, isJWT bool) {
 	return claims.Issuer, true
 }
 
+// known returns the caller of a token that was verified before, unless the issuer's keys
+// were read anew since: one of them may have been withdrawn.
+func (i *Issuer) known(ctx context.Context, token credentialHash, now time.Time) (Caller, bool) {
+	good, ok := i.tokens.get(token, now)
+	if !ok {
+		return Caller{}, false
+	}
+	keys, err := i.keys.current(ctx, now, false)
+	return good.caller, err == nil && len(keys) > 0 && good.by == &keys[0]
+}
+
 // authenticate verifies a token. Every error is an *AuthError: the libraries' own
 // quote the token.
 func (i *Issuer) authenticate(ctx context.Context, token string, now time.Time) (Caller, error) {
@@ -178,7 +199,7 @@ func (i *Issuer) authenticate(ctx context.Context, token string, now time.Time) 
 	if !isAccessToken(header) {
 		return refuse(audit.Malformed)
 	}
-	payload, reason := i.verify(ctx, jws, header, now)
+	payload, keys, reason := i.verify(ctx, jws, header, now)
 	if reason != "" {
 		return refuse(reason)
 	}
@@ -194,23 +215,52 @@ func (i *Issuer) authenticate(ctx context.Context, token string, now time.Time) 
 		return refuse(audit.WrongAudience)
 	case claims.Expiry == nil || !now.Before(claims.Expiry.Time()):
 		return refuse(audit.Expired)
-	case now.Add(clockSkew).Before(claims.NotBefore.Time()), now.Add(clockSkew).Before(claims.IssuedAt.Time()):
+	}
+	notBefore := claims.NotBefore.Time().Add(-clockSkew)
+	if issued := claims.IssuedAt.Time().Add(-clockSkew); issued.After(notBefore) {
+		notBefore = issued
+	}
+	if now.Before(notBefore) {
 		return refuse(audit.NotYetValid)
 	}
-	name, ok := all[i.cfg.SubjectClaim].(string)
-	if !ok || i.cfg.SubjectClaim == "email" && !emailVerified(all) {
+	subject, _ := claimOf(all, i.cfg.SubjectClaim)
+	name, ok := subject.(string)
+	if !ok || isEmail(i.cfg.SubjectClaim) && !emailVerified(all, i.cfg.SubjectClaim) {
 		return refuse(audit.BadIdentity)
 	}
 	who, err := user(i.cfg.Prefix, name)
 	if err != nil {
 		return Caller{}, err
 	}
-	asserted, ok := texts(all[i.cfg.Roles.Claim])
+	roles, _ := claimOf(all, i.cfg.Roles.Claim)
+	asserted, ok := texts(roles)
 	if !ok {
 		return refuse(audit.BadIdentity)
 	}
-	return Caller{Identity: access.Identity{User: who, Roles: i.cfg.Roles.of(asserted)}, Credential: credentialID(claims.ID), Method: "oidc", Expires: claims.Expiry.Time()}, nil
+	caller := Caller{Identity: access.Identity{User: who, Roles: i.cfg.Roles.of(asserted)}, Credential: credentialID(claims.ID), Method: "oidc", Expires: claims.Expiry.Time()}
+	i.tokens.put(sha256.Sum256([]byte(token)), vouched{caller, notBefore, caller.Expires, &keys[0]}, now)
+	return caller, nil
 }
+
+// claimOf finds a claim by its name, or by a JSON pointer through objects. What is on
+// the way and no object is a claim that is not there.
+func claimOf(claims map[string]any, name string) (claim any, ok bool) {
+	if !strings.HasPrefix(name, "/") {
+		claim, ok = claims[name]
+		return claim, ok
+	}
+	claim = claims
+	for step := range strings.SplitSeq(name[1:], "/") {
+		object, isObject := claim.(map[string]any)
+		if claim, ok = object[pointerStep.Replace(step)]; !isObject || !ok {
+			return nil, false
+		}
+	}
+	return claim, true
+}
+
+// pointerStep is how RFC 6901, 3, spells a slash and a tilde in a step.
+var pointerStep = strings.NewReplacer("~1", "/", "~0", "~")
 
 // isAccessToken refuses what states that it is something else, such as a logout token
 // or a proof of possession, which an issuer signs with the same keys (RFC 8725, 3.11).
@@ -227,13 +277,13 @@ func isAccessToken(h jose.Header) bool {
 	return false
 }
 
-// verify returns the payload when one of the issuer's keys made the signature, else a
+// verify returns the payload, and the keys of which one made the signature, else a
 // reason. Whatever key the token itself brings or points to is not looked at.
-func (i *Issuer) verify(ctx context.Context, jws *jose.JSONWebSignature, h jose.Header, now time.Time) (payload []byte, reason string) {
+func (i *Issuer) verify(ctx context.Context, jws *jose.JSONWebSignature, h jose.Header, now time.Time) (payload []byte, with []jose.JSONWebKey, reason string) {
 	for _, renew := range []bool{false, true} {
 		keys, err := i.keys.current(ctx, now, renew)
 		if err != nil {
-			return nil, audit.Unavailable
+			return nil, nil, audit.Unavailable
 		}
 		known := false
 		for _, k := range keys {
@@ -242,19 +292,21 @@ func (i *Issuer) verify(ctx context.Context, jws *jose.JSONWebSignature, h jose.
 			}
 			known = known || h.KeyID != ""
 			if payload, err := jws.Verify(k.Key); err == nil {
-				return payload, ""
+				return payload, keys, ""
 			}
 		}
 		if known {
 			break // a forgery; newer keys would not help
 		}
 	}
-	return nil, audit.BadSignature
+	return nil, nil, audit.BadSignature
 }
 
-// emailVerified: an issuer that lets people enter any address says false here.
-func emailVerified(claims map[string]any) bool {
-	v, stated := claims["email_verified"]
+func isEmail(claim string) bool { return claim == "email" || strings.HasSuffix(claim, "/email") }
+
+// emailVerified: an issuer that lets people enter any address says false beside it.
+func emailVerified(claims map[string]any, claim string) bool {
+	v, stated := claimOf(claims, claim+"_verified")
 	return !stated || v == true
 }
 

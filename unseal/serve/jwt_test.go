@@ -270,6 +270,90 @@ func TestJWT(t *testing.T) {
 	}
 }
 
+// A token that was verified once is good for as long as it would be without that.
+func TestAJWTIsRemembered(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	p, key := newProvider(t), ecKey(t)
+	p.publish(public("k", key))
+	b.identify(serve.Identities{Issuers: []*serve.Issuer{openIssuer(t, b, p.config())}})
+	mint := func(change claims) string {
+		return mint(t, claims{"alg": "ES256", "kid": "k"}, b.good(p.url, change), key)
+	}
+	token := mint(claims{"nbf": b.now.Unix(), "exp": b.now.Add(10 * time.Minute).Unix()})
+	again := func(after time.Duration, want int) {
+		t.Helper()
+		now := b.now
+		defer func() { b.now = now }()
+		b.now = now.Add(after)
+		if _, code := b.whoami(token); code != want {
+			t.Errorf("after %v: %d, want %d", after, code, want)
+		}
+	}
+	again(0, 200)
+	for range 3 {
+		again(9*time.Minute+59*time.Second, 200)
+		again(10*time.Minute, 401)
+		again(-29*time.Second, 200) // the grace for clocks that differ
+		again(-31*time.Second, 401)
+	}
+	// Another token of the same claims, and one with another signature, are others.
+	if _, code := b.whoami(token[:len(token)-8] + "AAAAAAAA"); code != 401 {
+		t.Errorf("another signature: %d", code)
+	}
+	if who, _ := b.whoami(mint(claims{"sub": "bob"})); who.Subject != "users:id:bob" {
+		t.Errorf("another token is %v", who)
+	}
+	// A key that is withdrawn takes its tokens with it.
+	token = mint(claims{"exp": b.now.Add(time.Hour).Unix()})
+	again(0, 200)
+	p.publish(public("other", ecKey(t)))
+	b.now = b.now.Add(20 * time.Minute)
+	eventually(t, "the token is refused", func() bool { _, code := b.whoami(token); return code == 401 })
+}
+
+// A claim may lie deeper: Keycloak asserts roles in realm_access, others use URLs as names.
+func TestClaimsBelowOthers(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	p, key := newProvider(t), ecKey(t)
+	p.publish(public("k", key))
+	with := func(change claims) string {
+		return mint(t, claims{"alg": "ES256", "kid": "k"}, b.good(p.url, change), key)
+	}
+	for _, c := range []struct {
+		subject, roles string
+		token          string
+		want           string
+	}{
+		{"", "/realm_access/roles", with(claims{"realm_access": claims{"roles": []string{"auditors", "x"}}}), "users:id:alice [roles:id:auditors]"},
+		{"", "/realm_access/roles", with(claims{"realm_access": []string{"roles"}, "roles": []string{"auditors"}}), "users:id:alice []"},
+		{"", "/realm_access/roles", with(claims{"/realm_access/roles": []string{"auditors"}}), "users:id:alice []"},
+		{"", "/realm_access/roles", with(claims{"realm_access": claims{"roles": claims{"auditors": true}}}), ""},
+		{"", "/https:~1~1id.example.com~1r/~0", with(claims{"https://id.example.com/r": claims{"~": "auditors"}}), "users:id:alice [roles:id:auditors]"},
+		{"", "https://id.example.com/roles", with(claims{"https://id.example.com/roles": "auditors"}), "users:id:alice [roles:id:auditors]"},
+		{"/user/id", "groups", with(claims{"user": claims{"id": "bob"}}), "users:id:bob [roles:id:orders-dev]"},
+		{"/user/id", "groups", with(claims{"user": claims{"id": 7}}), ""},
+		{"/user/id", "groups", with(claims{"user": "bob"}), ""},
+		{"/email", "groups", with(claims{"email": "bob@example.com"}), "users:id:bob@example.com [roles:id:orders-dev]"},
+		{"/email", "groups", with(claims{"email": "bob@example.com", "email_verified": false}), ""},
+		{"/user/email", "groups", with(claims{"user": claims{"email": "bob@example.com", "email_verified": false}}), ""},
+	} {
+		cfg := p.config()
+		cfg.SubjectClaim, cfg.Roles.Claim = c.subject, c.roles
+		b.identify(serve.Identities{Issuers: []*serve.Issuer{openIssuer(t, b, cfg)}})
+		who, code := b.whoami(c.token)
+		if got := fmt.Sprint(who.Subject, " ", who.Roles); code == 200 && got != c.want || code != 200 && c.want != "" {
+			t.Errorf("%q %q: %d %s, want %q", c.subject, c.roles, code, got, c.want)
+		}
+	}
+	cfg := p.config()
+	cfg.SubjectClaim = "/a~b"
+	if err := cfg.Check(); err == nil || !strings.Contains(err.Error(), "no JSON pointer") {
+		t.Error(err)
+	}
+}
+
 // Every token here differs in one thing from one that is good.
 func TestJWTsThatAreRefused(t *testing.T) {
 	b := newBench(t)

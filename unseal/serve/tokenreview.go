@@ -28,7 +28,6 @@ const (
 
 	reviewPath = "/apis/authentication.k8s.io/v1/tokenreviews"
 	maxReviews = 32 // at the API server at once
-	maxCached  = 4096
 	// reviewLast is how long an answer is used: a token ends with its pod, which only
 	// the API server knows.
 	reviewLast = 30 * time.Second
@@ -72,14 +71,10 @@ type TokenReview struct {
 	// guesses of each address; beyond its limit the API server is not asked.
 	guesses *limiter
 
-	mu     sync.Mutex
-	down   bool // the last review failed; said once
-	cached map[[sha256.Size]byte]reviewed
-}
+	tokens verified
 
-type reviewed struct {
-	caller Caller
-	until  time.Time
+	mu   sync.Mutex
+	down bool // the last review failed; said once
 }
 
 // OpenTokenReview reads the files. The API server need not be reachable.
@@ -91,13 +86,13 @@ func OpenTokenReview(cfg TokenReviewConfig, now func() time.Time, log *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
 	}
-	return &TokenReview{cfg: cfg, client: client, log: log, asking: make(chan struct{}, maxReviews), guesses: newLimiter(orDefault(cfg.PerAddress, 10), now), cached: map[[sha256.Size]byte]reviewed{}}, nil
+	return &TokenReview{cfg: cfg, client: client, log: log, asking: make(chan struct{}, maxReviews), guesses: newLimiter(orDefault(cfg.PerAddress, 10), now)}, nil
 }
 
 func (t *TokenReview) authenticate(ctx context.Context, token, address string, now time.Time) (Caller, error) {
-	key := sha256.Sum256([]byte(token))
-	if caller, ok := t.cache(key, now); ok {
-		return caller, nil
+	key := credentialHash(sha256.Sum256([]byte(token)))
+	if known, ok := t.tokens.get(key, now); ok {
+		return known.caller, nil
 	}
 	if t.guesses.spent(address) {
 		return Caller{}, &AuthError{audit.RateLimited}
@@ -111,8 +106,8 @@ func (t *TokenReview) authenticate(ctx context.Context, token, address string, n
 		return Caller{}, &AuthError{audit.Unavailable}
 	}
 	// Another request with the same token may have been answered meanwhile.
-	if caller, ok := t.cache(key, now); ok {
-		return caller, nil
+	if known, ok := t.tokens.get(key, now); ok {
+		return known.caller, nil
 	}
 	review, err := t.ask(ctx, token)
 	t.tell(ctx, err)
@@ -133,31 +128,8 @@ func (t *TokenReview) authenticate(ctx context.Context, token, address string, n
 			until = caller.Expires
 		}
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.cached) >= maxCached {
-		for k, r := range t.cached {
-			if !now.Before(r.until) {
-				delete(t.cached, k)
-			}
-		}
-		if len(t.cached) >= maxCached {
-			clear(t.cached)
-		}
-	}
-	t.cached[key] = reviewed{caller, until}
+	t.tokens.put(key, vouched{caller: caller, until: until}, now)
 	return caller, nil
-}
-
-func (t *TokenReview) cache(key [sha256.Size]byte, now time.Time) (Caller, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	r, ok := t.cached[key]
-	if ok && !now.Before(r.until) {
-		delete(t.cached, key)
-		ok = false
-	}
-	return r.caller, ok
 }
 
 // tell logs when reviews begin to fail, and when they work again. A caller that hangs up
