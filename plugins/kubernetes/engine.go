@@ -36,11 +36,9 @@ type EngineConfig struct {
 	// Approved reports the operator's word for pruning what is held at a commit of a
 	// repository. Nil for never.
 	Approved func(repository, commit string) bool
-	// Event is told of each problem that begins, and must not block. May be nil.
-	Event   func(p Problem)
-	Workers int // default 16
-	Log     *slog.Logger
-	Now     func() time.Time
+	Workers  int // default 16
+	Log      *slog.Logger
+	Now      func() time.Time
 }
 
 // Engine holds a cluster to the newest plan. It writes what differs, and repairs what
@@ -54,6 +52,9 @@ type Engine struct {
 	plan    *Plan // the newest; nil before the first
 	entries map[Key]*entry
 	naming  map[Key][]Key // which Roles of the plan name a Secret, and RoleBindings a Role
+	// families are those of the plan, and came has when each of their Secrets came that stand.
+	families map[family]bool
+	came     map[family]map[string]time.Time
 	// run is set while Run runs, and so is what follows.
 	run        *run
 	namespaces map[string]map[Kind]*watcher
@@ -96,6 +97,8 @@ type entry struct {
 	cached *observed // as the watch saw it last
 	wrote  *observed // as our last write left it, until the watch caught up
 	gone   *observed // what we deleted; a finalizer may still hold it
+	// stays is until when a superseded Secret is left alone; zero for anything else.
+	stays time.Time
 
 	state   state
 	problem *Problem
@@ -204,7 +207,7 @@ func NewEngine(cfg EngineConfig) *Engine {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	e := &Engine{cfg: cfg, entries: map[Key]*entry{}, begun: map[problemID]*Problem{}, posed: map[*Problem]bool{}, changed: make(chan struct{})}
+	e := &Engine{cfg: cfg, entries: map[Key]*entry{}, begun: map[problemID]*Problem{}, posed: map[*Problem]bool{}, changed: make(chan struct{}), came: map[family]map[string]time.Time{}}
 	rand.Read(e.digester[:])
 	e.recount()
 	return e
@@ -257,6 +260,7 @@ func (e *Engine) Apply(p *Plan) {
 	if named {
 		e.naming = namedBy(p)
 	}
+	e.regroupAll()
 	e.recount()
 	e.forgetUnused()
 	e.tellPlan()
@@ -371,6 +375,7 @@ func (e *Engine) forgetCluster() {
 			en.state = pending
 		}
 	}
+	clear(e.came)
 	clear(e.posed)
 	for _, p := range e.begun {
 		e.posed[p] = true
@@ -471,10 +476,13 @@ func (e *Engine) space(name string) *space {
 
 // change changes an entry and keeps the counts.
 func (e *Engine) change(key Key, en *entry, f func()) {
-	stood, absent := e.stands(key), en.current() == nil
+	stood, absent, was := e.stands(key), en.current() == nil, familyOf(key.Namespace, en.current())
 	e.tally(key, en, -1)
 	f()
 	e.tally(key, en, 1)
+	if key.Kind == KindSecret {
+		e.regroup(key, was, familyOf(key.Namespace, en.current()), en.current())
+	}
 	if key.Kind == KindRole && absent && en.current() != nil {
 		e.roleCame(key)
 	}
@@ -550,6 +558,14 @@ func (e *Engine) enqueue(key Key) {
 func (e *Engine) enqueueAfter(key Key, d time.Duration) {
 	if e.run != nil {
 		e.run.queues[e.class(key)].AddAfter(key, d)
+	}
+}
+
+// lookAgain has an object looked at when its time is over, and before, because the clock
+// may be put right.
+func (e *Engine) lookAgain(key Key, at, now time.Time) {
+	if !at.IsZero() && at.After(now) {
+		e.enqueueAfter(key, min(at.Sub(now), time.Minute))
 	}
 }
 
@@ -671,8 +687,14 @@ func (e *Engine) step(r *run, key Key, en *entry, c class) {
 		e.fail(r, key, en, failure{reason: Collision, message: "Secret " + key.Namespace + "/" + key.Name + " is of workspace " + o.workspace + ", whose Secrets stay as they are for now; it is not overwritten"}, false)
 		return
 	}
+	if !en.stays.IsZero() && !now.Before(en.stays) {
+		e.change(key, en, func() { en.stays = time.Time{} })
+	}
 	switch {
-	case obj == nil && (o == nil || e.kept(key, o)):
+	case obj == nil && (o == nil || e.kept(key, en, o)):
+		if o != nil {
+			e.lookAgain(key, earlier(en.stays, o.expires), now)
+		}
 		e.end1(key, en, idle)
 		return
 	case obj == nil && o.deleting:
@@ -1192,9 +1214,6 @@ func (e *Engine) pose(slot **Problem, p Problem) {
 	switch n := e.loud[id]; {
 	case n <= loudMost:
 		e.log(p, func(args []any) { e.cfg.Log.Warn("something does not stand in the cluster as it should", args...) })
-		if e.cfg.Event != nil {
-			e.later = append(e.later, func() { e.cfg.Event(p) })
-		}
 	case n == loudMost+1:
 		e.later = append(e.later, func() {
 			e.cfg.Log.Warn("there is more of this that is not logged one by one", "namespace", p.Key.Namespace, "reason", string(p.Reason))

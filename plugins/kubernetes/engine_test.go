@@ -45,9 +45,6 @@ type projector struct {
 	log     *lockedBuffer
 	cancel  context.CancelFunc
 	done    chan struct{}
-
-	mu     sync.Mutex
-	events []kubernetes.Problem
 }
 
 type option func(*kubernetes.EngineConfig)
@@ -81,11 +78,6 @@ func stoppedProjector(t *testing.T, ns string, opts ...option) *projector {
 	config := kubernetes.EngineConfig{
 		Client: p.client, Agent: agentNamespace, Guard: kubernetes.PruneGuard{Percent: 25, Count: 20},
 		Log: newLog(p.log),
-		Event: func(problem kubernetes.Problem) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.events = append(p.events, problem)
-		},
 	}
 	for _, o := range opts {
 		o(&config)
@@ -273,9 +265,7 @@ func get(t testing.TB, ns, name string) *corev1.Secret {
 // hides fails where a value appears in what people see of the engine.
 func (p *projector) hides(values ...string) {
 	p.t.Helper()
-	p.mu.Lock()
-	seen := fmt.Sprintf("%+v %+v %s", p.Report(), p.events, p.log)
-	p.mu.Unlock()
+	seen := fmt.Sprintf("%+v %s", p.Report(), p.log)
 	for _, v := range values {
 		for _, form := range []string{v, base64.StdEncoding.EncodeToString([]byte(v))} {
 			if strings.Contains(seen, form) {

@@ -49,16 +49,22 @@ func (e *Engine) guardOf(repository string) *guarded {
 
 // unseen reports a Secret that would be pruned and that no plan had.
 func (e *Engine) unseen(key Key, en *entry, o *observed) bool {
-	return key.Kind == KindSecret && en.object == nil && !en.seen && o != nil && o.made && !e.kept(key, o)
+	return key.Kind == KindSecret && en.object == nil && !en.seen && o != nil && o.made && !e.kept(key, en, o)
 }
 
 // kept reports that an object that is not in the plan stays as it is.
-func (e *Engine) kept(key Key, o *observed) bool {
+func (e *Engine) kept(key Key, en *entry, o *observed) bool {
+	if key.Kind != KindSecret && !o.expires.IsZero() && !e.cfg.Now().Before(o.expires) {
+		return false // a right ends at its time, whatever else is not known
+	}
 	if e.plan == nil || e.plan.Keep[key] || !e.plan.Repositories[o.repository] {
 		return true
 	}
 	if key.Kind != KindSecret {
 		return false
+	}
+	if !en.stays.IsZero() {
+		return true
 	}
 	ws, err := manifest.ParseScope(o.workspace)
 	return err == nil && e.plan.KeepWorkspaces[ws]

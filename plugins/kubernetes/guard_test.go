@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -358,6 +359,55 @@ func TestRevocationsGoBeforeRemovals(t *testing.T) {
 	until(t, "all go", func() bool { return left(t, p.ns) == 0 })
 	if n := before.Load(); n == 0 || n > 20 {
 		t.Errorf("the right went after %d Secrets", n-1)
+	}
+}
+
+// An immutable Secret that was superseded outlives a restart of the agent: workloads
+// that have not moved need it.
+func TestSupersededOutlivesTheAgent(t *testing.T) {
+	t.Parallel()
+	version := func(ns, of, hash string) *kubernetes.Object {
+		o := secret(ns, of+"-"+hash, "password", hash)
+		o.Secret.Labels[kubernetes.SecretLabel], o.Secret.Immutable, o.Origin.Secret = of, ptr(true), origin(of).Secret
+		return o
+	}
+	p := newProjector(t)
+	first := version(p.ns, "db", "one")
+	p.Apply(plan(p.ns, first, version(p.ns, "api", "one")))
+	p.stands(2)
+	next := plan(p.ns, version(p.ns, "db", "two"), version(p.ns, "api", "two"))
+	next.Keep = map[kubernetes.Key]bool{first.Key: true, version(p.ns, "api", "one").Key: true}
+	p.Apply(next)
+	p.stands(2)
+	p.stop()
+
+	// One that knows nothing of it: of db there are two versions more, api is no secret any more.
+	fresh := stoppedProjector(t, p.ns, func(c *kubernetes.EngineConfig) { c.Guard = kubernetes.PruneGuard{Percent: 100} })
+	fresh.Apply(plan(p.ns, version(p.ns, "db", "three")))
+	fresh.start()
+	fresh.stands(1)
+	until(t, "api is gone", func() bool { return get(t, p.ns, "api-one") == nil && get(t, p.ns, "api-two") == nil })
+	for _, name := range []string{"db-one", "db-two", "db-three"} {
+		if get(t, p.ns, name) == nil {
+			t.Errorf("%s is gone", name)
+		}
+	}
+	if r := fresh.Report(); len(r.Problems) != 0 || len(r.Held) != 0 {
+		t.Errorf("the report is %+v", r)
+	}
+	fresh.stop()
+
+	// Another restart, some seconds before the day is over.
+	last := stoppedProjector(t, p.ns, func(c *kubernetes.EngineConfig) {
+		c.Now = func() time.Time { return time.Now().Add(24*time.Hour - 10*time.Second) }
+		c.Guard = kubernetes.PruneGuard{Percent: 100}
+	})
+	last.Apply(plan(p.ns, version(p.ns, "db", "three")))
+	last.start()
+	last.stands(1)
+	until(t, "they are gone", func() bool { return get(t, p.ns, "db-one") == nil && get(t, p.ns, "db-two") == nil })
+	if get(t, p.ns, "db-three") == nil {
+		t.Error("the one that is wanted is gone")
 	}
 }
 

@@ -83,6 +83,12 @@ type observed struct {
 	// not say so: whoever copies an object copies them.
 	made     bool
 	deleting bool
+	// expires is when the grant of a RoleBinding does; zero for never.
+	expires time.Time
+	// Of an immutable Secret, when it came and of which secret it is.
+	immutable bool
+	created   time.Time
+	secret    string
 }
 
 // newer compares revisions of one object.
@@ -188,7 +194,7 @@ func (d *digester) reduce(o object) *observed {
 }
 
 func (d *digester) remember(o object, sum digest, made bool) *observed {
-	return &observed{
+	out := &observed{
 		name:       o.GetName(),
 		uid:        o.GetUID(),
 		version:    o.GetResourceVersion(),
@@ -198,6 +204,15 @@ func (d *digester) remember(o object, sum digest, made bool) *observed {
 		made:       made,
 		deleting:   o.GetDeletionTimestamp() != nil,
 	}
+	switch o := o.(type) {
+	case *rbacv1.RoleBinding:
+		out.expires, _ = time.Parse(time.RFC3339, o.Annotations[ExpiresAnnotation])
+	case *corev1.Secret:
+		if o.Immutable != nil && *o.Immutable {
+			out.immutable, out.created, out.secret = true, o.CreationTimestamp.Time, o.Labels[SecretLabel]
+		}
+	}
+	return out
 }
 
 // owned is what managedFields say that somebody set. Its form is that of FieldsV1.

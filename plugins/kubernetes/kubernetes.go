@@ -39,6 +39,9 @@ const (
 	PathAnnotation   = "sealward.dev/path"
 	BlobAnnotation   = "sealward.dev/blob"
 	CommitAnnotation = "sealward.dev/commit"
+	// ExpiresAnnotation of a RoleBinding is when its grant expires (RFC 3339). It goes then
+	// also where the replica that leads does not know the newest commit.
+	ExpiresAnnotation = "sealward.dev/expires"
 
 	// AdoptAnnotation "true" on an object that sealward did not make hands it over.
 	AdoptAnnotation = "sealward.dev/adopt"

@@ -195,9 +195,13 @@ func (p *Planner) role(t *target, g *access.Grant, origin Origin, names []string
 
 func (p *Planner) binding(t *target, g *access.Grant, origin Origin, subjects []rbacv1.Subject) *Object {
 	key := Key{Kind: KindRoleBinding, Namespace: t.namespace, Name: roleName(t.ws, g)}
+	meta := p.grantMeta(key, origin)
+	if !g.Expires.IsZero() {
+		meta.Annotations[ExpiresAnnotation] = g.Expires.UTC().Format(time.RFC3339)
+	}
 	return &Object{Key: key, Origin: origin, Binding: &rbacv1.RoleBinding{
 		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: string(KindRoleBinding)},
-		ObjectMeta: p.grantMeta(key, origin),
+		ObjectMeta: meta,
 		Subjects:   subjects,
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: string(KindRole), Name: key.Name},
 	}}
@@ -298,5 +302,5 @@ func sameGrant(a, b *Object) bool {
 	if a.Role != nil && b.Role != nil {
 		return slices.Equal(a.Role.Rules[0].ResourceNames, b.Role.Rules[0].ResourceNames) && maps.Equal(a.Role.Annotations, b.Role.Annotations)
 	}
-	return a.Binding != nil && b.Binding != nil && slices.Equal(a.Binding.Subjects, b.Binding.Subjects)
+	return a.Binding != nil && b.Binding != nil && slices.Equal(a.Binding.Subjects, b.Binding.Subjects) && maps.Equal(a.Binding.Annotations, b.Binding.Annotations)
 }

@@ -567,6 +567,49 @@ func TestOlderReplicaWaits(t *testing.T) {
 	}
 }
 
+// A right ends at its time, also where the replica that leads cannot get at the commit
+// that the cluster is of.
+func TestOlderReplicaEndsRights(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t)
+	repo := newRepo(t, "")
+	repo.secret("orders/db", "password=old")
+	old := repo.snapshot()
+	ends := time.Now().Add(15 * time.Second).Truncate(time.Second)
+	repo.grant("orders", "soon", "allow read-all-secrets to users:id:system:serviceaccount:shop:shop until "+ends.UTC().Format(time.RFC3339))
+	repo.grant("orders", "later", "allow read-all-secrets to users:id:system:serviceaccount:shop:other until 2099-01-01T00:00:00Z")
+	newer := repo.snapshot()
+	bindings := func() (names []string) {
+		list, err := cluster.Client.RbacV1().RoleBindings(in.target).List(context.Background(), metav1.ListOptions{LabelSelector: kubernetes.WorkspaceLabel + "=orders"})
+		must(t, err)
+		for _, b := range list.Items {
+			names = append(names, strings.TrimPrefix(b.Name, "sealward:orders:")+" "+b.Annotations[kubernetes.ExpiresAnnotation])
+		}
+		return names
+	}
+	later := "later 2099-01-01T00:00:00Z"
+
+	a := in.replica().start()
+	a.live.Publish(newer)
+	soon(t, "both bindings stand", func() bool {
+		return slices.Equal(bindings(), []string{later, "soon " + ends.UTC().Format(time.RFC3339)})
+	})
+	a.stop()
+	b := in.replica().start()
+	b.live.Publish(old)
+	soon(t, "b waits", func() bool { return b.leads() && b.Status().Waiting != "" })
+	if len(bindings()) != 2 || !time.Now().Before(ends) {
+		t.Errorf("before its time: %v", bindings())
+	}
+	soon(t, "the one is gone", func() bool { return slices.Equal(bindings(), []string{later}) })
+	if time.Now().Before(ends) {
+		t.Error("it went before its time")
+	}
+	if s, err := cluster.Client.CoreV1().Secrets(in.target).Get(t.Context(), "db", metav1.GetOptions{}); err != nil || string(s.Data["password"]) != "old" {
+		t.Errorf("the Secret: %v", err)
+	}
+}
+
 // Of several repositories each has its own resource; one that waits keeps nobody else,
 // and nothing of it is removed.
 func TestOneOfSeveralWaits(t *testing.T) {
