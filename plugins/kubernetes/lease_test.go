@@ -342,7 +342,7 @@ func TestMark(t *testing.T) {
 func TestConflictClosesTheFence(t *testing.T) {
 	t.Parallel()
 	e := newElection(t)
-	e.duration = 60 * time.Second // renewals are far between
+	e.duration = 20 * time.Second // renewals are far between
 	a := e.candidate("a")
 	e.run(a)
 	soon(t, "a leads", a.leads.Load)

@@ -28,6 +28,12 @@ func (m tests) Run() int {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// These tests wait most of their time, for leases to end and for watches.
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", "6")
+	}
 	kubernetes.QuietClientGo()
 	os.Exit(kubetest.Main(tests{m}, &cluster))
 }
