@@ -173,7 +173,7 @@ func (a *attempt) create(ctx context.Context) error {
 // change makes of what stands what should stand; again asks for a create.
 func (a *attempt) change(ctx context.Context, live object) (again bool, err error) {
 	adopting := false
-	if !a.e.ours(live) {
+	if !a.e.ours(live) && !disowned(live) {
 		if live.GetAnnotations()[AdoptAnnotation] != "true" {
 			if live.GetLabels()[ManagedBy] == FieldManager {
 				return false, errOthers
@@ -317,6 +317,16 @@ func asSent(live, sent object) bool {
 // ours reports that this installation says it made o.
 func (e *Engine) ours(o object) bool {
 	return o.GetLabels()[ManagedBy] == FieldManager && o.GetLabels()[AgentLabel] == e.cfg.Agent
+}
+
+// disowned reports a right that sealward gave and whose labels somebody took away. It is
+// labelled again, or it would outlive its grant and nobody would see it. A Secret without
+// its labels is another matter: that is how somebody takes it over.
+func disowned(o object) bool {
+	if _, secret := o.(*corev1.Secret); secret || o.GetLabels()[AgentLabel] != "" || o.GetLabels()[ManagedBy] != "" && o.GetLabels()[ManagedBy] != FieldManager {
+		return false
+	}
+	return ownedFields(o, true).annotation(PathAnnotation)
 }
 
 // unchangeable reports that only another object can be as wanted.

@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -388,6 +389,55 @@ func TestDrift(t *testing.T) {
 	})
 	p.stands(3)
 	p.hides("correct horse")
+}
+
+// A right whose labels somebody takes away does not outlive its grant.
+func TestDisownedRightsComeBack(t *testing.T) {
+	t.Parallel()
+	p := newProjector(t)
+	roles, bindings := cluster.Client.RbacV1().Roles(p.ns), cluster.Client.RbacV1().RoleBindings(p.ns)
+	db := secret(p.ns, "db", "password", "x")
+	p.Apply(plan(p.ns, db, role(p.ns, "readers", "db"), binding(p.ns, "readers", "readers", "shop")))
+	p.stands(3)
+	for _, labels := range []string{"null", `{"sealward.dev/agent":null}`, `{"app.kubernetes.io/managed-by":null,"sealward.dev/agent":null}`} {
+		for _, err := range []error{
+			func() error {
+				_, err := roles.Patch(t.Context(), "readers", types.MergePatchType, []byte(`{"metadata":{"labels":`+labels+`}}`), metav1.PatchOptions{})
+				return err
+			}(),
+			func() error {
+				_, err := bindings.Patch(t.Context(), "readers", types.MergePatchType, []byte(`{"metadata":{"labels":`+labels+`},"subjects":[{"kind":"User","apiGroup":"rbac.authorization.k8s.io","name":"mallory"}]}`), metav1.PatchOptions{})
+				return err
+			}(),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		until(t, "both are as they were", func() bool {
+			r, err1 := roles.Get(t.Context(), "readers", metav1.GetOptions{})
+			b, err2 := bindings.Get(t.Context(), "readers", metav1.GetOptions{})
+			return err1 == nil && err2 == nil && r.Labels[kubernetes.AgentLabel] == agentNamespace && r.Labels[kubernetes.ManagedBy] == kubernetes.FieldManager &&
+				b.Labels[kubernetes.AgentLabel] == agentNamespace && len(b.Subjects) == 1 && b.Subjects[0].Name == "shop"
+		})
+		p.stands(3)
+	}
+	// Another installation's are another's.
+	if _, err := bindings.Patch(t.Context(), "readers", types.MergePatchType, []byte(`{"metadata":{"labels":{"sealward.dev/agent":"elsewhere"}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p.problem(kubernetes.NotOurs)
+	if _, err := bindings.Patch(t.Context(), "readers", types.MergePatchType, []byte(`{"metadata":{"labels":{"sealward.dev/agent":null}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p.Apply(plan(p.ns, db, role(p.ns, "readers", "db"), binding(p.ns, "readers", "readers", "shop")))
+	p.stands(3)
+	p.Apply(plan(p.ns, db))
+	until(t, "both are gone", func() bool {
+		_, err1 := roles.Get(t.Context(), "readers", metav1.GetOptions{})
+		_, err2 := bindings.Get(t.Context(), "readers", metav1.GetOptions{})
+		return apierrors.IsNotFound(err1) && apierrors.IsNotFound(err2)
+	})
 }
 
 // What stands of others beside ours makes no work.
