@@ -92,8 +92,10 @@ type observed struct {
 }
 
 // newer compares revisions of one object.
-func newer(a, b *observed) bool {
-	c, err := resourceversion.CompareResourceVersion(a.version, b.version)
+func newer(a, b *observed) bool { return laterVersion(a.version, b.version) }
+
+func laterVersion(a, b string) bool {
+	c, err := resourceversion.CompareResourceVersion(a, b)
 	return err == nil && c > 0
 }
 
@@ -264,9 +266,10 @@ type watcher struct {
 	kind   Kind
 	cancel context.CancelFunc
 
-	stopped bool // the namespace is of no interest any more
-	synced  bool // everything that stands there was seen once
-	settled bool // synced, or failed to
+	stopped bool   // the namespace is of no interest any more
+	synced  bool   // everything that stands there was seen once
+	last    string // the newest revision that the watch told of
+	settled bool   // synced, or failed to
 	// failure of the watch, and failure of writes that would be the same for every object.
 	failure, writing *failure
 	// Writes wait until then; failures count those in a row.
@@ -423,6 +426,7 @@ func (w *watcher) Replace(list []any, version string) error {
 	if w.stopped {
 		return nil
 	}
+	w.wentBack(version)
 	for key := range w.e.entries {
 		if key.Kind == w.kind && key.Namespace == w.ns && all[key.Name] == nil {
 			w.missing(key.Name, version)
@@ -444,6 +448,25 @@ func (w *watcher) Replace(list []any, version string) error {
 	return nil
 }
 
+// wentBack forgets what was written when everything that stands is of an older revision
+// than what was seen before: the cluster was restored from a backup. What was written
+// would else be taken for what stands.
+func (w *watcher) wentBack(version string) {
+	back := laterVersion(w.last, version)
+	w.last = version
+	if !back {
+		return
+	}
+	for key, en := range w.e.entries {
+		if key.Kind == w.kind && key.Namespace == w.ns {
+			w.e.change(key, en, func() { en.cached, en.wrote, en.gone = nil, nil, nil })
+		}
+	}
+	w.e.later = append(w.e.later, func() {
+		w.e.cfg.Log.Warn("the cluster went back to an older state; all that is projected is looked at anew", "namespace", w.ns, "kind", string(w.kind))
+	})
+}
+
 // Resync is never asked for.
 func (w *watcher) Resync() error { return nil }
 
@@ -463,6 +486,9 @@ func (w *watcher) settle() {
 func (w *watcher) see(seen *observed) {
 	if w.stopped {
 		return
+	}
+	if laterVersion(seen.version, w.last) {
+		w.last = seen.version
 	}
 	key := Key{w.kind, w.ns, seen.name}
 	en := w.e.entry(key)

@@ -19,12 +19,11 @@ import (
 	"github.com/sealward/sealward/plugins/kubernetes/kubetest"
 )
 
-// The API server goes away for a while. What was wanted meanwhile comes to stand when
-// it is back, and the watches see what happens then.
-func TestAPIServerGone(t *testing.T) {
-	t.Parallel()
+// own is a control plane of a test's own, which the others do not miss when it is gone,
+// with an engine that was not started. It does not wait long for watches when it stops.
+func own(t *testing.T) (*kubetest.Cluster, *projector) {
+	t.Helper()
 	kubetest.Need(t, cluster)
-	// The others need theirs. This one does not wait long for watches when it stops.
 	c, err := kubetest.Start(func(set func(string, ...string)) { set("request-timeout", "5s") })
 	if err != nil {
 		t.Fatal(err)
@@ -34,14 +33,56 @@ func TestAPIServerGone(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	ns := c.Namespace(t, "orders")
-	p := &projector{t: t, c: c, ns: ns, calls: &calls{}, log: &lockedBuffer{}}
+	p := &projector{t: t, c: c, ns: c.Namespace(t, "orders"), calls: &calls{}, log: &lockedBuffer{}}
 	cfg := rest.CopyConfig(c.Admin)
 	cfg.Wrap(p.calls.wrap)
 	if p.client, err = client.NewForConfig(cfg); err != nil {
 		t.Fatal(err)
 	}
-	p.Engine = kubernetes.NewEngine(kubernetes.EngineConfig{Client: p.client, Agent: agentNamespace, Log: newLog(p.log)})
+	p.Engine = kubernetes.NewEngine(kubernetes.EngineConfig{Client: p.client, Agent: agentNamespace, Guard: kubernetes.PruneGuard{Percent: 100}, Log: newLog(p.log)})
+	return c, p
+}
+
+// A cluster that was restored from a backup has older objects, of revisions that an
+// engine which went on running takes for the past.
+func TestClusterRestored(t *testing.T) {
+	t.Parallel()
+	c, p := own(t)
+	ns := p.ns
+	p.start()
+	p.Apply(plan(ns, secret(ns, "db", "password", "one"), secret(ns, "old", "password", "x"), role(ns, "readers", "old"), binding(ns, "readers", "readers", "shop")))
+	p.stands(4)
+	if err := c.Backup(); err != nil {
+		t.Fatal(err)
+	}
+	p.Apply(plan(ns, secret(ns, "db", "password", "two"), secret(ns, "new", "password", "y")))
+	p.stands(2)
+	for i := range 50 { // so that the backup's revisions are far behind
+		p.Apply(plan(ns, secret(ns, "db", "password", fmt.Sprint("three-", i)), secret(ns, "new", "password", "y")))
+		p.stands(2)
+	}
+	if err := c.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	secrets := c.Client.CoreV1().Secrets(ns)
+	until(t, "all is as planned again", func() bool {
+		list, err := secrets.List(t.Context(), metav1.ListOptions{})
+		bindings, err2 := c.Client.RbacV1().RoleBindings(ns).List(t.Context(), metav1.ListOptions{})
+		return err == nil && err2 == nil && len(list.Items) == 2 && len(bindings.Items) == 0 &&
+			list.Items[0].Name == "db" && string(list.Items[0].Data["password"]) == "three-49" && list.Items[1].Name == "new"
+	})
+	p.stands(2)
+	if log := p.log.String(); !strings.Contains(log, "the cluster went back to an older state") {
+		t.Errorf("the log is\n%s", log)
+	}
+}
+
+// The API server goes away for a while. What was wanted meanwhile comes to stand when
+// it is back, and the watches see what happens then.
+func TestAPIServerGone(t *testing.T) {
+	t.Parallel()
+	c, p := own(t)
+	ns := p.ns
 	// It starts before the API server answers at all.
 	if err := c.StopAPIServer(); err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ type Cluster struct {
 	Client kubernetes.Interface // Admin's
 
 	plane envtest.ControlPlane
-	certs string
+	dir   string // of certificates and of etcd's data
 }
 
 // Option sets a flag of the API server.
@@ -51,10 +51,13 @@ func Start(options ...Option) (*Cluster, error) {
 	c.plane.Etcd.StartTimeout, c.plane.Etcd.StopTimeout = time.Minute, 20*time.Second
 	c.plane.APIServer.StartTimeout, c.plane.APIServer.StopTimeout = 2*time.Minute, 20*time.Second
 	// A folder of its own would go with each stop, and another certificate come with each start.
-	if c.certs, err = os.MkdirTemp("", "kubetest-"); err != nil {
+	if c.dir, err = os.MkdirTemp("", "kubetest-"); err != nil {
 		return nil, err
 	}
-	c.plane.APIServer.CertDir = c.certs
+	c.plane.APIServer.CertDir, c.plane.Etcd.DataDir = filepath.Join(c.dir, "certs"), filepath.Join(c.dir, "etcd")
+	if err := errors.Join(os.Mkdir(c.plane.APIServer.CertDir, 0o700), os.Mkdir(c.plane.Etcd.DataDir, 0o700)); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(c.dir))
+	}
 	args := c.plane.APIServer.Configure()
 	args.Set("api-audiences", Audience)
 	args.Set("service-account-issuer", Audience)
@@ -62,7 +65,7 @@ func Start(options ...Option) (*Cluster, error) {
 		o(func(flag string, values ...string) { args.Set(flag, values...) })
 	}
 	if err := c.plane.Start(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(c.certs))
+		return nil, errors.Join(err, os.RemoveAll(c.dir))
 	}
 	user, err := c.plane.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, &rest.Config{QPS: -1})
 	if err == nil {
@@ -79,12 +82,35 @@ func Start(options ...Option) (*Cluster, error) {
 const Audience = "https://kubernetes.default.svc"
 
 // Stop ends the control plane and removes its data.
-func (c *Cluster) Stop() error { return errors.Join(c.plane.Stop(), os.RemoveAll(c.certs)) }
+func (c *Cluster) Stop() error { return errors.Join(c.plane.Stop(), os.RemoveAll(c.dir)) }
 
 // StopAPIServer takes the API server away; StartAPIServer brings it back, at the same
 // address and with the same data.
 func (c *Cluster) StopAPIServer() error  { return c.plane.APIServer.Stop() }
 func (c *Cluster) StartAPIServer() error { return c.plane.APIServer.Start() }
+
+// Backup stops everything and starts it again, with a copy of etcd's data made in between.
+func (c *Cluster) Backup() error {
+	return c.between(func() error {
+		return errors.Join(os.RemoveAll(c.backup()), os.CopyFS(c.backup(), os.DirFS(c.plane.Etcd.DataDir)))
+	})
+}
+
+// Restore is like Backup, with etcd's data as they were then.
+func (c *Cluster) Restore() error {
+	return c.between(func() error {
+		return errors.Join(os.RemoveAll(c.plane.Etcd.DataDir), os.CopyFS(c.plane.Etcd.DataDir, os.DirFS(c.backup())))
+	})
+}
+
+func (c *Cluster) backup() string { return filepath.Join(c.dir, "backup") }
+
+func (c *Cluster) between(do func() error) error {
+	if err := errors.Join(c.plane.APIServer.Stop(), c.plane.Etcd.Stop()); err != nil {
+		return err
+	}
+	return errors.Join(do(), c.plane.Etcd.Start(), c.plane.APIServer.Start())
+}
 
 // binaries finds the programs: those of KUBEBUILDER_ASSETS, or of the PATH.
 func binaries() (apiserver, etcd string, err error) {
