@@ -272,14 +272,34 @@ func (s *server) tag(r *request, form string, selections ...selection) string {
 	}
 	t.mac.Reset()
 	t.mac.Write(buf)
-	t.buf = t.mac.Sum(buf[:0])
-	return `W/"` + base64.RawURLEncoding.EncodeToString(t.buf[:18]) + `"`
+	t.buf = buf
+	return t.tag()
+}
+
+// listTag is the same of a list.
+func (s *server) listTag(r *request, secrets []Metadata) string {
+	t := s.taggers.Get().(*tagger)
+	defer s.taggers.Put(t)
+	t.mac.Reset()
+	enc := json.NewEncoder(t.mac)
+	_ = enc.Encode([]string{"list", r.caller.User.String(), r.workspace.String()})
+	for _, m := range secrets {
+		m.Generation = "" // a commit that changes nothing here
+		_ = enc.Encode(m)
+	}
+	return t.tag()
 }
 
 // tagger is what one tag at a time is made with. Nothing of a value is ever in it.
 type tagger struct {
 	mac hash.Hash
 	buf []byte
+}
+
+// tag of what was written to the mac.
+func (t *tagger) tag() string {
+	t.buf = t.mac.Sum(t.buf[:0])
+	return `W/"` + base64.RawURLEncoding.EncodeToString(t.buf[:18]) + `"`
 }
 
 // has reports that the caller named this tag: it has what it would get.

@@ -38,7 +38,10 @@ func (b *bench) serveValues(commit string, secrets map[string][]unseal.Value, bl
 	}
 	var files []access.File
 	for i, g := range grants {
-		m, err := manifest.Parse("g.yaml", fmt.Appendf(nil, "name: g%d\nversion: v1alpha\ntype: grant\nworkspace: orders\ngrant: {effect: allow, %s}\n", i, g))
+		if !strings.Contains(g, "effect: ") {
+			g = "effect: allow, " + g
+		}
+		m, err := manifest.Parse("g.yaml", fmt.Appendf(nil, "name: g%d\nversion: v1alpha\ntype: grant\nworkspace: orders\ngrant: {%s}\n", i, g))
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -175,6 +178,74 @@ func TestConditionalGET(t *testing.T) {
 			t.Errorf("%s of another blob: %d", path, w.Code)
 		}
 		b.serveValues(commit, values, blobs, readAll)
+	}
+}
+
+// A list has a tag too, of what the caller may see of it.
+func TestConditionalList(t *testing.T) {
+	b := newBench(t)
+	b.follower.line = []string{commit, hash("2"), hash("3"), hash("4")}
+	list, listers := strings.TrimSuffix(base+"/", "/"), "policy_use_case_id: list-secrets, subjects: [users:id:alice, users:id:lister]"
+	for _, query := range []string{"", "?wait=10ms", "?wait=10ms&after=" + commit} {
+		if w := b.ask(t.Context(), list+query, "alice", `W/"x"`); w.Code != 503 {
+			t.Errorf("before the first commit, %s: %d", query, w.Code)
+		}
+	}
+	db, two := map[string][]unseal.Value{"db": texts("password", "hunter2")}, map[string][]unseal.Value{"db": texts("password", "hunter2"), "api": texts("token", "x")}
+	blobs := map[string]string{"db": hash("1"), "api": hash("2")}
+	b.serveValues(commit, db, blobs, listers)
+	tag := b.get(list, "alice").Header().Get("ETag")
+	if other := b.get(list, "lister").Header().Get("ETag"); tag == "" || other == tag {
+		t.Errorf("the tags are %s and %s", tag, other)
+	}
+	b.audit.take()
+	w := b.ask(t.Context(), list, "alice", tag)
+	if w.Code != 304 || w.Body.Len() != 0 || w.Header().Get("ETag") != tag || w.Header().Get("Sealward-Generation") != commit {
+		t.Errorf("%d %q %v", w.Code, w.Body, w.Header())
+	}
+	if rec := b.audit.take(); len(rec) != 1 || rec[0].Event != audit.List || rec[0].Status != 304 || rec[0].Commit != commit {
+		t.Errorf("recorded %+v", rec)
+	}
+	if w := b.ask(t.Context(), list, "eve", tag); w.Code != 403 || w.Header().Get("ETag") != "" {
+		t.Errorf("as eve: %d %v", w.Code, w.Header())
+	}
+	b.audit.broken = true
+	if w := b.ask(t.Context(), list, "alice", tag); w.Code != 503 {
+		t.Errorf("unrecorded: %d", w.Code)
+	}
+	b.audit.broken = false
+	// What a list does not show does not change it; what it shows does, for whom it shows it.
+	changes := func(what string, want int) {
+		t.Helper()
+		if w := b.ask(t.Context(), list, "alice", tag); w.Code != want {
+			t.Errorf("%s: %d, want %d", what, w.Code, want)
+		}
+	}
+	b.serveValues(hash("2"), db, map[string]string{"db": hash("9")}, listers)
+	changes("another value at another commit", 304)
+	b.serveValues(hash("2"), two, blobs, listers)
+	changes("another secret", 200)
+	hidden := "policy_use_case_id: list-secrets, subjects: [users:id:alice], secrets: [api], effect: deny"
+	b.serveValues(hash("2"), two, blobs, listers, hidden)
+	changes("another secret that is hidden", 304)
+	b.serveValues(hash("2"), db, blobs, listers, "policy_use_case_id: list-secrets, subjects: [users:id:alice], secrets: [db], effect: deny")
+	changes("what was there is hidden", 200)
+	b.serveValues(hash("2"), db, blobs)
+	changes("no right any more", 403)
+
+	b.serveValues(hash("2"), db, blobs, listers)
+	done := make(chan *httptest.ResponseRecorder, 1)
+	go func() { done <- b.ask(t.Context(), list+"?wait=50s", "alice", tag) }()
+	time.Sleep(20 * time.Millisecond)
+	b.serveValues(hash("3"), two, blobs, listers, hidden)
+	select {
+	case w := <-done:
+		t.Fatalf("woken by what it does not show: %d", w.Code)
+	case <-time.After(30 * time.Millisecond):
+	}
+	b.serveValues(hash("4"), two, blobs, listers)
+	if w := <-done; w.Code != 200 || !strings.Contains(w.Body.String(), `"api"`) || w.Header().Get("Sealward-Generation") != hash("4") {
+		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
 

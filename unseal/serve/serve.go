@@ -474,7 +474,7 @@ type ListJSON struct {
 
 func (s *server) list(w http.ResponseWriter, r *request) {
 	decide := func() access.Decision {
-		if !r.valid {
+		if !r.valid || r.snapshot == nil {
 			return access.Decision{Reason: access.NoGrant}
 		}
 		return r.snapshot.Policy.MayList(r.caller.Identity, r.workspace, r.now)
@@ -485,7 +485,20 @@ func (s *server) list(w http.ResponseWriter, r *request) {
 		}
 		return []*unseal.Snapshot{r.snapshot}
 	}
-	if !s.settle(w, r, known, nil) || !s.snapshotReady(w, r, audit.List) {
+	// What may be seen is decided name by name, also for the list's tag.
+	listed := func() []Metadata {
+		out := []Metadata{}
+		for _, name := range r.snapshot.Names(r.workspace, r.now) {
+			if !r.snapshot.Policy.List(r.caller.Identity, r.workspace, name, r.now).Allowed {
+				continue
+			}
+			if sec, ok := r.snapshot.Secret(r.workspace, name, r.now); ok {
+				out = append(out, metadata(r.snapshot, sec))
+			}
+		}
+		return out
+	}
+	if !s.settle(w, r, known, func() bool { return r.has(s.listTag(r, listed())) }) || !s.snapshotReady(w, r, audit.List) {
 		return
 	}
 	d := decide()
@@ -493,19 +506,21 @@ func (s *server) list(w http.ResponseWriter, r *request) {
 		s.answer(w, r, r.record(audit.List, d, http.StatusForbidden))
 		return
 	}
-	out := ListJSON{Generation: r.snapshot.Commit, Secrets: []Metadata{}}
-	for _, name := range r.snapshot.Names(r.workspace, r.now) {
-		if !r.snapshot.Policy.List(r.caller.Identity, r.workspace, name, r.now).Allowed {
-			continue
-		}
-		if sec, ok := r.snapshot.Secret(r.workspace, name, r.now); ok {
-			out.Secrets = append(out.Secrets, metadata(r.snapshot, sec))
-		}
+	out := ListJSON{Generation: r.snapshot.Commit, Secrets: listed()}
+	tag, status := s.listTag(r, out.Secrets), http.StatusOK
+	if r.has(tag) {
+		status = http.StatusNotModified
 	}
-	if s.answer(w, r, r.record(audit.List, d, http.StatusOK)) {
-		w.Header().Set("Sealward-Generation", r.snapshot.Commit)
-		writeJSON(w, out)
+	if !s.answer(w, r, r.record(audit.List, d, status)) {
+		return
 	}
+	w.Header().Set("Sealward-Generation", r.snapshot.Commit)
+	w.Header().Set("ETag", tag)
+	if status == http.StatusNotModified {
+		w.WriteHeader(status)
+		return
+	}
+	writeJSON(w, out)
 }
 
 func (s *server) ready(w http.ResponseWriter, _ *http.Request) {
