@@ -60,15 +60,8 @@ func well(s serve.StatusJSON) bool {
 			return false
 		}
 	}
-	if c := s.Cluster; c != nil {
-		if c.Leader == "" || c.Waiting != "" || c.Held > 0 || c.ProblemCount > 0 || c.SkewSeconds != 0 {
-			return false
-		}
-		for _, o := range c.Objects {
-			if c.Leading && o.Ready < o.Desired {
-				return false
-			}
-		}
+	if c := s.Cluster; c != nil && !c.Well() {
+		return false
 	}
 	return s.Ready && s.Counts == serve.CountsJSON{}
 }
@@ -143,7 +136,7 @@ func printCluster(w io.Writer, c *serve.ClusterJSON) {
 		}
 	}
 	if c.SkewSeconds != 0 {
-		fmt.Fprintf(w, "  this machine's clock is %s ahead of the API server's\n  to do: set it right; grants expire by it\n", time.Duration(c.SkewSeconds*float64(time.Second)).Round(time.Second))
+		fmt.Fprintf(w, "  this machine's clock is %s the API server's\n  to do: set it right; grants expire by it\n", c.Skew())
 	}
 	if c.Waiting != "" {
 		fmt.Fprintf(w, "  not written: %s\n", c.Waiting)
@@ -152,13 +145,9 @@ func printCluster(w io.Writer, c *serve.ClusterJSON) {
 		fmt.Fprintf(w, "  %d objects stay that no commit was seen to remove\n  to do: sealward agent approve COMMIT, of the commit that is served, or restore the settings\n", c.Held)
 	}
 	for _, p := range c.Problems {
-		where := strings.Trim(p.Namespace+"/"+p.Name, "/")
-		if where == "" {
-			where = strings.Trim(p.Workspace+"/"+p.Secret, "/")
-		}
-		fmt.Fprintf(w, "\n%s %s: %s\n  %s\n", p.Kind, dash(where), p.Reason, indented(p.Message))
+		fmt.Fprintf(w, "\n%s: %s\n  %s\n", dash(p.Where()), p.Reason, indented(p.Message))
 	}
-	if more := c.ProblemCount - len(c.Problems); more > 0 {
+	if more := c.More(); more > 0 {
 		fmt.Fprintf(w, "\n%d more problems in the cluster\n", more)
 	}
 }

@@ -190,6 +190,55 @@ func TestPageSaysWhatTheStatusSays(t *testing.T) {
 	}
 }
 
+// How the cluster stands is on the page of whom the status tells it, and of nobody else.
+func TestPageShowsTheCluster(t *testing.T) {
+	b := newBench(t)
+	var cluster *serve.ClusterJSON
+	b.cluster = func() *serve.ClusterJSON { return cluster }
+	b.serve()
+	b.publish()
+	const evil = "<script>alert(1)</script>\u202e\x1b[2J"
+	counts := []serve.ClusterCountJSON{{Kind: "Secret", Desired: 3, Ready: 3}, {Kind: "RoleBinding", Desired: 2, Ready: 2}}
+	few := []serve.ClusterCountJSON{{Kind: "Secret", Desired: 3, Ready: 1}}
+	for name, c := range map[string]struct {
+		cluster      *serve.ClusterJSON
+		shows, hides []string
+	}{
+		"none":          {nil, nil, []string{`id="cluster"`, `href="#cluster"`, "In the cluster"}},
+		"all stands":    {&serve.ClusterJSON{Identity: "sealward-0_1", Leader: "sealward-0_1", Leading: true, Synced: b.now.Add(-10 * time.Minute), Objects: counts}, []string{`href="#cluster"`, "3 of 3 stand", "2 of 2 stand", "10 min ago", "All is served as committed.<"}, []string{"In the cluster", "kubectl"}},
+		"another leads": {&serve.ClusterJSON{Identity: "sealward-1_2", Leader: "sealward-0_1", Objects: []serve.ClusterCountJSON{{Kind: "Secret", Desired: 3}}}, []string{"sealward-0_1", "sealward-1_2", "3 should stand", "kubectl get sealedrepositories"}, []string{"In the cluster", "0 of 3", "As planned"}},
+		"nobody leads":  {&serve.ClusterJSON{Identity: "sealward-1_2"}, []string{">nobody<", "In the cluster not all stands"}, nil},
+		"some stand":    {&serve.ClusterJSON{Identity: "a", Leader: "a", Leading: true, Objects: few, Pending: 2}, []string{"1 of 3 stand", "2 not looked at yet", "In the cluster not all stands"}, nil},
+		"it waits":      {&serve.ClusterJSON{Leader: "a", Waiting: "an older commit " + evil}, []string{"Not written.", "an older commit &lt;script&gt;", "In the cluster"}, nil},
+		"held":          {&serve.ClusterJSON{Leader: "a", Held: 7}, []string{"7 objects stay", "sealward agent approve", "In the cluster"}, nil},
+		"the clock":     {&serve.ClusterJSON{Leader: "a", SkewSeconds: -9.2}, []string{"9s behind the API server", "In the cluster"}, nil},
+		"a fast clock":  {&serve.ClusterJSON{Leader: "a", SkewSeconds: 9.2}, []string{"9s ahead of the API server"}, nil},
+		"problems": {&serve.ClusterJSON{Leader: "a", ProblemCount: 5, Problems: []serve.ClusterProblemJSON{
+			{Kind: "Secret", Namespace: "orders", Name: "db", Reason: "NotOurs", Message: "not made by sealward " + evil, Since: b.now.Add(-3 * time.Hour)},
+			{Workspace: "orders", Secret: "api", Reason: "Inexpressible", Message: "a deny grant is about it"},
+			{Reason: "Unavailable", Message: "the API server does not answer"},
+		}}, []string{"Secret orders/db", "3 h ago", "NotOurs", "not made by sealward &lt;script&gt;", "orders/api", "the cluster<", "2 more problems", "In the cluster"}, nil},
+	} {
+		cluster = c.cluster
+		page := b.get("/", "ops").Body.String()
+		for _, want := range c.shows {
+			if !strings.Contains(page, want) {
+				t.Errorf("%s: the page lacks %q", name, want)
+			}
+		}
+		for _, never := range append(c.hides, "<script>", "\u202e", "\x1b") {
+			if strings.Contains(page, never) {
+				t.Errorf("%s: the page has %q", name, never)
+			}
+		}
+		for _, who := range []string{"alice", "lister"} {
+			if page := b.get("/", who).Body.String(); strings.Contains(page, `id="cluster"`) || strings.Contains(page, "luster") {
+				t.Errorf("%s: %s sees the cluster", name, who)
+			}
+		}
+	}
+}
+
 // What a repository or a caller writes is text on the page, and cannot turn it around.
 func TestPageEscapes(t *testing.T) {
 	b := newBench(t)

@@ -53,6 +53,24 @@ type ClusterJSON struct {
 	Problems     []ClusterProblemJSON `json:"problems"` // the first of them
 }
 
+// Well reports that everything stands as it should, as far as this replica knows.
+func (c *ClusterJSON) Well() bool {
+	return c.Leader != "" && c.Waiting == "" && c.Held == 0 && c.ProblemCount == 0 && c.SkewSeconds == 0 &&
+		!(c.Leading && slices.ContainsFunc(c.Objects, func(o ClusterCountJSON) bool { return o.Ready < o.Desired }))
+}
+
+// Skew is SkewSeconds in words: "9s ahead of" or "9s behind".
+func (c *ClusterJSON) Skew() string {
+	d := time.Duration(c.SkewSeconds * float64(time.Second)).Round(time.Second)
+	if d < 0 {
+		return (-d).String() + " behind"
+	}
+	return d.String() + " ahead of"
+}
+
+// More counts the problems that are not listed.
+func (c *ClusterJSON) More() int { return max(0, c.ProblemCount-len(c.Problems)) }
+
 // ClusterCountJSON counts objects of one kind.
 type ClusterCountJSON struct {
 	Kind    string `json:"kind"`
@@ -73,6 +91,15 @@ type ClusterProblemJSON struct {
 	Message    string    `json:"message"`
 	Since      time.Time `json:"since,omitzero"`
 	Next       time.Time `json:"next,omitzero"` // when it is tried again; zero: after a change
+}
+
+// Where is the object, namespace or secret that a problem is about; "" for none.
+func (p ClusterProblemJSON) Where() string {
+	where := strings.Trim(p.Namespace+"/"+p.Name, "/")
+	if where == "" {
+		where = strings.Trim(p.Workspace+"/"+p.Secret, "/")
+	}
+	return strings.TrimSpace(p.Kind + " " + where)
 }
 
 // SourceJSON tells what is served of one repository, and how following it goes.
