@@ -79,5 +79,5 @@ func TestStatusOfACluster(t *testing.T) {
 	}
 	wants("sealward-0_a writes; this agent is sealward-1_b", "Secret: 12 should stand", "Secret orders/db: NotOurs\n  somebody else's", "2 more problems in the cluster")
 	c.Leader, c.Leading, c.Held, c.Waiting, c.SkewSeconds = c.Identity, true, 5, "an older commit", -61
-	wants("sealward-1_b (this agent) writes", "Secret: 11 of 12 stand", "5 objects stay", "sealward agent approve", "not written: an older commit", "-1m1s ahead")
+	wants("sealward-1_b (this agent) writes", "Secret: 11 of 12 stand", "5 objects stay", "sealward agent approve", "not written: an older commit", "1m1s behind the API server")
 }

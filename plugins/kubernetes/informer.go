@@ -467,6 +467,12 @@ func (w *watcher) wentBack(version string) {
 	})
 }
 
+func (w *watcher) told(version string) {
+	if laterVersion(version, w.last) {
+		w.last = version
+	}
+}
+
 // Resync is never asked for.
 func (w *watcher) Resync() error { return nil }
 
@@ -487,9 +493,7 @@ func (w *watcher) see(seen *observed) {
 	if w.stopped {
 		return
 	}
-	if laterVersion(seen.version, w.last) {
-		w.last = seen.version
-	}
+	w.told(seen.version)
 	key := Key{w.kind, w.ns, seen.name}
 	en := w.e.entry(key)
 	ours := en.wrote != nil && en.wrote.version == seen.version
@@ -513,6 +517,7 @@ func (w *watcher) missing(name, version string) {
 	if w.stopped {
 		return
 	}
+	w.told(version)
 	key := Key{w.kind, w.ns, name}
 	en := w.e.entries[key]
 	if en == nil {

@@ -231,7 +231,7 @@ func TestClocksOfReplicasDoNotMatter(t *testing.T) {
 			t.Parallel()
 			e := newElection(t)
 			leases := cluster.Client.CoordinationV1().Leases(e.namespace)
-			holder, seconds := "other", int32(2)
+			holder, seconds := "other", int32(4) // longer than this test pauses on a busy machine
 			now := metav1.NewMicroTime(time.Now().Add(skew))
 			held, err := leases.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "sealward"}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now}}, metav1.CreateOptions{})
 			must(t, err)
