@@ -575,7 +575,7 @@ func TestOlderReplicaEndsRights(t *testing.T) {
 	repo := newRepo(t, "")
 	repo.secret("orders/db", "password=old")
 	old := repo.snapshot()
-	ends := time.Now().Add(15 * time.Second).Truncate(time.Second)
+	ends := time.Now().Add(time.Hour).Truncate(time.Second)
 	repo.grant("orders", "soon", "allow read-all-secrets to users:id:system:serviceaccount:shop:shop until "+ends.UTC().Format(time.RFC3339))
 	repo.grant("orders", "later", "allow read-all-secrets to users:id:system:serviceaccount:shop:other until 2099-01-01T00:00:00Z")
 	newer := repo.snapshot()
@@ -598,13 +598,11 @@ func TestOlderReplicaEndsRights(t *testing.T) {
 	b := in.replica().start()
 	b.live.Publish(old)
 	soon(t, "b waits", func() bool { return b.leads() && b.Status().Waiting != "" })
-	if len(bindings()) != 2 || !time.Now().Before(ends) {
+	if len(bindings()) != 2 {
 		t.Errorf("before its time: %v", bindings())
 	}
+	b.behind.Store(-int64(time.Hour))
 	soon(t, "the one is gone", func() bool { return slices.Equal(bindings(), []string{later}) })
-	if time.Now().Before(ends) {
-		t.Error("it went before its time")
-	}
 	if s, err := cluster.Client.CoreV1().Secrets(in.target).Get(t.Context(), "db", metav1.GetOptions{}); err != nil || string(s.Data["password"]) != "old" {
 		t.Errorf("the Secret: %v", err)
 	}
