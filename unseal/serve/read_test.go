@@ -249,6 +249,98 @@ func TestConditionalList(t *testing.T) {
 	}
 }
 
+// A list changes by time alone too: a grant expires, a stale content grows too old. And
+// it changes with what it says of a secret, for those of the instance as well.
+func TestConditionalListByTime(t *testing.T) {
+	for _, c := range []struct{ list, scope, file, head, spans string }{
+		{base, "orders", "workspaces/orders/grants/g%d.yaml", "workspace: orders\n", ""},
+		{"/v1/instance/secrets", "instance", "instance/grants/g%d.yaml", "", "workspaces: [instance], "},
+	} {
+		t.Run(c.scope, func(t *testing.T) {
+			b := newBench(t)
+			ws := manifest.Instance()
+			if c.scope != "instance" {
+				ws = mustParse(t, manifest.ParseWorkspace, c.scope)
+			}
+			var files []access.File
+			for i, g := range []string{"secrets: [db]", "secrets: [api], expires: 2026-05-01T12:10:00Z"} {
+				path := fmt.Sprintf(c.file, i)
+				m, err := manifest.Parse(path, fmt.Appendf(nil, "name: g%d\nversion: v1alpha\ntype: grant\n%sgrant: {policy_use_case_id: list-secrets, subjects: [users:id:alice], effect: allow, %s%s}\n", i, c.head, c.spans, g))
+				if err != nil {
+					t.Fatal(err)
+				}
+				files = append(files, access.File{Path: path, Manifest: m})
+			}
+			policy := access.New(map[manifest.Workspace]*access.Scope{ws: access.CompileScope(ws, files)})
+			publish := func(description string, failure *unseal.Failure) {
+				records := map[string]*unseal.Record{}
+				for _, name := range []string{"db", "api"} {
+					path := manifest.SecretPath(ws, mustParse(t, manifest.ParseName, name))
+					place, _, err := manifest.Locate(path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					records[path] = &unseal.Record{Path: path, Place: place, Blob: hash("1"), Good: &unseal.Content{
+						Kind: manifest.KindSecret, Version: "v1", Type: manifest.KeyValue, ACL: manifest.Read, Desc: description, Values: texts("password", "hunter2")}}
+					if name == "db" {
+						records[path].Failure = failure
+					}
+				}
+				b.live.Publish(unseal.Snapshot{Commit: commit, Policy: policy, MaxStale: 30 * time.Minute}.WithScopes(map[manifest.Workspace]*unseal.Scope{ws: unseal.NewScope(ws, records)}))
+			}
+			tag := ""
+			// Asked with the tag of before, alice gets names anew, or 304 for none.
+			next := func(what string, names ...string) {
+				t.Helper()
+				w := b.ask(t.Context(), c.list, "alice", tag)
+				tag = w.Header().Get("ETag")
+				if len(names) == 0 {
+					if w.Code != 304 || w.Body.Len() != 0 {
+						t.Errorf("%s: %d %s", what, w.Code, w.Body)
+					}
+					return
+				}
+				var out serve.ListJSON
+				if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || w.Code != 200 {
+					t.Fatalf("%s: %d %s %v", what, w.Code, w.Body, err)
+				}
+				var got []string
+				for _, m := range out.Secrets {
+					got = append(got, m.Name)
+				}
+				if !slices.Equal(got, names) {
+					t.Errorf("%s: %v, want %v", what, got, names)
+				}
+			}
+			publish("a database", nil)
+			next("at first", "api", "db")
+			next("nothing happened")
+			publish("another description", nil)
+			next("a description", "api", "db")
+			failed := b.now
+			publish("another description", &unseal.Failure{Since: failed, Class: unseal.FailTampered})
+			next("one is stale", "api", "db")
+			b.now = failed.Add(5 * time.Minute)
+			next("stale since the same time")
+			publish("another description", &unseal.Failure{Since: failed.Add(time.Second), Class: unseal.FailTampered})
+			next("stale since another time", "api", "db")
+			b.now = failed.Add(9*time.Minute + 59*time.Second)
+			next("before the grant expires")
+			b.now = failed.Add(10 * time.Minute)
+			next("the grant expired", "db")
+			next("the grant stays expired")
+			publish("another description", nil)
+			next("it is well again", "db")
+			publish("another description", &unseal.Failure{Since: failed, Class: unseal.FailTampered})
+			next("stale again", "db")
+			b.now = failed.Add(31 * time.Minute)
+			if w := b.ask(t.Context(), c.list, "alice", tag); w.Code != 200 || !strings.Contains(w.Body.String(), `"secrets":[]`) {
+				t.Errorf("too old: %d %s", w.Code, w.Body)
+			}
+		})
+	}
+}
+
 // A tag is no oracle: it tells nobody that two values, of two callers, secrets, keys or
 // agents, are equal, nor that one came back.
 func TestTagsTellNothingOfValues(t *testing.T) {
