@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -128,6 +130,9 @@ func printCluster(w io.Writer, c *serve.ClusterJSON) {
 		leader += " (this agent)"
 	}
 	fmt.Fprintf(w, "\ncluster, namespace %s: %s writes; this agent is %s\n", c.Namespace, leader, c.Identity)
+	for _, repository := range slices.Sorted(maps.Keys(c.Commits)) {
+		fmt.Fprintf(w, "  %s: commit %.12s\n", repository, c.Commits[repository])
+	}
 	for _, o := range c.Objects {
 		if c.Leading {
 			fmt.Fprintf(w, "  %s: %d of %d stand\n", o.Kind, o.Ready, o.Desired)
@@ -146,6 +151,9 @@ func printCluster(w io.Writer, c *serve.ClusterJSON) {
 	}
 	for _, p := range c.Problems {
 		fmt.Fprintf(w, "\n%s: %s\n  %s\n", dash(p.Where()), p.Reason, indented(p.Message))
+		if p.Remedy != "" {
+			fmt.Fprintf(w, "  to do: %s\n", p.Remedy)
+		}
 	}
 	if more := c.More(); more > 0 {
 		fmt.Fprintf(w, "\n%d more problems in the cluster\n", more)

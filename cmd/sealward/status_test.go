@@ -63,7 +63,8 @@ func TestStatusSaysWhatItHides(t *testing.T) {
 // The cluster's part says who writes, what stands, and what to do about the rest.
 func TestStatusOfACluster(t *testing.T) {
 	c := &serve.ClusterJSON{Namespace: "sealward", Identity: "sealward-1_b", Leader: "sealward-0_a", Objects: []serve.ClusterCountJSON{{Kind: "Secret", Desired: 12, Ready: 11}},
-		ProblemCount: 3, Problems: []serve.ClusterProblemJSON{{Kind: "Secret", Namespace: "orders", Name: "db", Reason: "NotOurs", Message: "somebody else's"}}}
+		ProblemCount: 3, Problems: []serve.ClusterProblemJSON{{Kind: "Secret", Namespace: "orders", Name: "db", Reason: "NotOurs", Message: "somebody else's", Remedy: "rename it"}},
+		Commits: map[string]string{"main": "c0ffee00000000"}}
 	print := func() string {
 		var out strings.Builder
 		printStatus(&out, serve.StatusJSON{Cluster: c}, false, time.Now())
@@ -77,7 +78,7 @@ func TestStatusOfACluster(t *testing.T) {
 			}
 		}
 	}
-	wants("sealward-0_a writes; this agent is sealward-1_b", "Secret: 12 should stand", "Secret orders/db: NotOurs\n  somebody else's", "2 more problems in the cluster")
+	wants("sealward-0_a writes; this agent is sealward-1_b", "Secret: 12 should stand", "Secret orders/db: NotOurs\n  somebody else's\n  to do: rename it\n", "  main: commit c0ffee000000\n", "2 more problems in the cluster")
 	c.Leader, c.Leading, c.Held, c.Waiting, c.SkewSeconds = c.Identity, true, 5, "an older commit", -61
 	wants("sealward-1_b (this agent) writes", "Secret: 11 of 12 stand", "5 objects stay", "sealward agent approve", "not written: an older commit", "1m1s behind the API server")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -522,12 +523,16 @@ func TestOlderReplicaWaits(t *testing.T) {
 		return string(s.Data["password"])
 	}
 	soon(t, "the newer one stands", func() bool { return password() == "new" })
+	soon(t, "a tells the commit of the cluster", func() bool { return slices.Contains(slices.Collect(maps.Values(a.Status().Commits)), newer.Commit) })
 	a.stop()
 
 	b := in.replica().start()
 	b.live.Publish(old)
 	soon(t, "b leads", b.leads)
 	soon(t, "b waits", func() bool { return b.Status().Waiting != "" })
+	if commits := b.Status().Commits; len(commits) != 1 || !slices.Contains(slices.Collect(maps.Values(commits)), newer.Commit) {
+		t.Errorf("the cluster is of %v, want %s", commits, newer.Commit)
+	}
 	message := in.becomes("Ready", "False Waiting")
 	if !strings.Contains(message, newer.Commit) || !strings.Contains(message, "sealward agent approve "+old.Commit) {
 		t.Error(message)
@@ -877,7 +882,7 @@ func TestInstanceSecretsFollowLabels(t *testing.T) {
 	soon(t, "the workspace's stands", func() bool { return secretsIn(t, in.target) == 1 })
 	soon(t, "the want of rights is told", func() bool {
 		return slices.ContainsFunc(r.Status().Problems, func(p serve.ClusterProblemJSON) bool {
-			return p.Workspace == "instance" && strings.Contains(p.Message, "watch of namespaces")
+			return p.Workspace == "instance" && strings.Contains(p.Message, "watch of namespaces") && p.Remedy == kubernetes.Reason(p.Reason).Remedy()
 		})
 	})
 	text, err := os.ReadFile("../../examples/cluster/components/instance-secrets/rbac.yaml")

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,7 +20,12 @@ func (p *Projector) Status() *serve.ClusterJSON {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := &serve.ClusterJSON{Namespace: p.cfg.Namespace, Identity: p.cfg.Identity, Leader: cut(p.lease.Leader(), 320), Leading: p.leading && p.lease.MayWrite() == nil,
-		SkewSeconds: p.clock.skew().Seconds(), Problems: []serve.ClusterProblemJSON{}}
+		SkewSeconds: p.clock.skew().Seconds(), Problems: []serve.ClusterProblemJSON{}, Commits: map[string]string{}}
+	for repository := range p.repositories.byName {
+		if commit := p.lease.Marked(repository); commit != "" {
+			out.Commits[repository] = fmt.Sprintf("%.40s", printable(commit))
+		}
+	}
 	for _, why := range p.waiting {
 		out.Waiting = why
 	}
@@ -42,7 +48,7 @@ func (p *Projector) Status() *serve.ClusterJSON {
 		out.Problems = append(out.Problems, serve.ClusterProblemJSON{
 			Kind: string(problem.Key.Kind), Namespace: problem.Key.Namespace, Name: problem.Key.Name,
 			Repository: problem.Origin.Repository, Workspace: problem.Origin.Workspace.String(), Secret: problem.Origin.Secret.String(), Grant: problem.Origin.Grant,
-			Reason: string(problem.Reason), Message: problem.Message, Since: problem.Since.UTC(), Next: problem.Next.UTC(),
+			Reason: string(problem.Reason), Message: problem.Message, Remedy: problem.Reason.Remedy(), Since: problem.Since.UTC(), Next: problem.Next.UTC(),
 		})
 	}
 	return out

@@ -205,19 +205,19 @@ func TestPageShowsTheCluster(t *testing.T) {
 		shows, hides []string
 	}{
 		"none":          {nil, nil, []string{`id="cluster"`, `href="#cluster"`, "In the cluster"}},
-		"all stands":    {&serve.ClusterJSON{Identity: "sealward-0_1", Leader: "sealward-0_1", Leading: true, Synced: b.now.Add(-10 * time.Minute), Objects: counts}, []string{`href="#cluster"`, "3 of 3 stand", "2 of 2 stand", "10 min ago", "All is served as committed.<"}, []string{"In the cluster", "kubectl"}},
-		"another leads": {&serve.ClusterJSON{Identity: "sealward-1_2", Leader: "sealward-0_1", Objects: []serve.ClusterCountJSON{{Kind: "Secret", Desired: 3}}}, []string{"sealward-0_1", "sealward-1_2", "3 should stand", "kubectl get sealedrepositories"}, []string{"In the cluster", "0 of 3", "As planned"}},
+		"all stands":    {&serve.ClusterJSON{Identity: "sealward-0_1", Leader: "sealward-0_1", Leading: true, Synced: b.now.Add(-10 * time.Minute), Objects: counts, Commits: map[string]string{"main": commit}}, []string{`href="#cluster"`, `<dt>Commit</dt><dd><code title="` + commit + `">` + commit[:12] + "<", "3 of 3 stand", "2 of 2 stand", "10 min ago", "All is served as committed.<"}, []string{"In the cluster", "kubectl"}},
+		"another leads": {&serve.ClusterJSON{Identity: "sealward-1_2", Leader: "sealward-0_1", Objects: []serve.ClusterCountJSON{{Kind: "Secret", Desired: 3}}}, []string{"sealward-0_1", "sealward-1_2", "3 should stand", "kubectl get sealedrepositories"}, []string{"In the cluster", "0 of 3", "As planned", "<dt>Commit"}},
 		"nobody leads":  {&serve.ClusterJSON{Identity: "sealward-1_2"}, []string{">nobody<", "In the cluster not all stands"}, nil},
-		"some stand":    {&serve.ClusterJSON{Identity: "a", Leader: "a", Leading: true, Objects: few, Pending: 2}, []string{"1 of 3 stand", "2 not looked at yet", "In the cluster not all stands"}, nil},
+		"some stand":    {&serve.ClusterJSON{Identity: "a", Leader: "a", Leading: true, Objects: few, Pending: 2, Commits: map[string]string{"main": commit, "other": evil}}, []string{"1 of 3 stand", "Commit of <bdi>main</bdi>", "Commit of <bdi>other</bdi>", "&lt;script&gt;", "2 not looked at yet", "In the cluster not all stands"}, nil},
 		"it waits":      {&serve.ClusterJSON{Leader: "a", Waiting: "an older commit " + evil}, []string{"Not written.", "an older commit &lt;script&gt;", "In the cluster"}, nil},
 		"held":          {&serve.ClusterJSON{Leader: "a", Held: 7}, []string{"7 objects stay", "sealward agent approve", "In the cluster"}, nil},
 		"the clock":     {&serve.ClusterJSON{Leader: "a", SkewSeconds: -9.2}, []string{"9s behind the API server", "In the cluster"}, nil},
 		"a fast clock":  {&serve.ClusterJSON{Leader: "a", SkewSeconds: 9.2}, []string{"9s ahead of the API server"}, nil},
 		"problems": {&serve.ClusterJSON{Leader: "a", ProblemCount: 5, Problems: []serve.ClusterProblemJSON{
-			{Kind: "Secret", Namespace: "orders", Name: "db", Reason: "NotOurs", Message: "not made by sealward " + evil, Since: b.now.Add(-3 * time.Hour)},
+			{Kind: "Secret", Namespace: "orders", Name: "db", Reason: "NotOurs", Message: "not made by sealward " + evil, Remedy: "rename the secret " + evil, Since: b.now.Add(-3 * time.Hour)},
 			{Workspace: "orders", Secret: "api", Reason: "Inexpressible", Message: "a deny grant is about it"},
 			{Reason: "Unavailable", Message: "the API server does not answer"},
-		}}, []string{"Secret orders/db", "3 h ago", "NotOurs", "not made by sealward &lt;script&gt;", "orders/api", "the cluster<", "2 more problems", "In the cluster"}, nil},
+		}}, []string{"Secret orders/db", "3 h ago", "NotOurs", "not made by sealward &lt;script&gt;", "To do:</strong> rename the secret &lt;script&gt;", "orders/api", "the cluster<", "2 more problems", "In the cluster"}, nil},
 	} {
 		cluster = c.cluster
 		page := b.get("/", "ops").Body.String()

@@ -39,6 +39,8 @@ type ClusterJSON struct {
 	Identity  string `json:"identity"`  // of this replica
 	Leader    string `json:"leader"`    // identity of the replica that writes, as last seen; "" for none
 	Leading   bool   `json:"leading"`   // this replica does
+	// Commits that the cluster is of, by SealedRepository, whichever replica wrote them.
+	Commits map[string]string `json:"commits,omitempty"`
 	// Waiting says why the leader does not write what this replica would; "" when it does.
 	Waiting string    `json:"waiting,omitempty"`
 	Synced  time.Time `json:"synced,omitzero"` // when everything last stood as planned
@@ -89,6 +91,7 @@ type ClusterProblemJSON struct {
 	Grant      string    `json:"grant,omitempty"`
 	Reason     string    `json:"reason"`
 	Message    string    `json:"message"`
+	Remedy     string    `json:"remedy,omitempty"` // for Reason
 	Since      time.Time `json:"since,omitzero"`
 	Next       time.Time `json:"next,omitzero"` // when it is tried again; zero: after a change
 }

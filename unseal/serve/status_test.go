@@ -92,9 +92,9 @@ func TestEveryStatusField(t *testing.T) {
 			LastLook: b.now, LastSuccess: b.now, Error: "the branch was rewound", Class: unseal.SyncRewound, Failures: 3, Packs: 7})
 	}
 	b.cluster = func() *serve.ClusterJSON {
-		return &serve.ClusterJSON{Namespace: "sealward", Identity: "sealward-0_1", Leader: "sealward-0_1", Leading: true, Waiting: "an older commit", Synced: b.now, Pending: 1,
+		return &serve.ClusterJSON{Namespace: "sealward", Identity: "sealward-0_1", Leader: "sealward-0_1", Leading: true, Commits: map[string]string{"sealward": commit}, Waiting: "an older commit", Synced: b.now, Pending: 1,
 			Objects: []serve.ClusterCountJSON{{Kind: "Secret", Desired: 2, Ready: 1}}, Held: 1, SkewSeconds: 9, ProblemCount: 1,
-			Problems: []serve.ClusterProblemJSON{{Kind: "Secret", Namespace: "orders", Name: "db", Repository: "sealward", Workspace: "orders", Secret: "db", Grant: "g", Reason: "NotOurs", Message: "somebody else's", Since: b.now, Next: b.now}}}
+			Problems: []serve.ClusterProblemJSON{{Kind: "Secret", Namespace: "orders", Name: "db", Repository: "sealward", Workspace: "orders", Secret: "db", Grant: "g", Reason: "NotOurs", Message: "somebody else's", Remedy: "rename it", Since: b.now, Next: b.now}}}
 	}
 	b.serve()
 	var s serve.StatusJSON
