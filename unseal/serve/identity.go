@@ -80,8 +80,8 @@ func (i Identities) bearer(r *http.Request, token string, now time.Time) (Caller
 	}
 	if len(i.Issuers) > 0 {
 		hash := credentialHash(sha256.Sum256([]byte(token)))
-		for _, known := range i.Issuers {
-			if caller, ok := known.known(r.Context(), hash, now); ok {
+		for _, issuer := range i.Issuers {
+			if caller, ok := issuer.known(r.Context(), hash, now); ok {
 				return caller, nil
 			}
 		}
